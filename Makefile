@@ -1,0 +1,60 @@
+# Two commands for a newcomer; python3 (3.11 or later) and make are all that they need:
+#
+#   make demo   judges the attention kernels found on this machine, report in build/report.html
+#   make test   lint, tests and doctests
+#
+# Both make .venv and install into it; a second run installs nothing until the requirements change.
+
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+# -qq leaves errors and nothing else
+INSTALL := $(BIN)/python -m pip -qq install -c constraints.txt
+
+.PHONY: demo test lint docs dist types clean
+
+demo: .venv/demo.stamp
+	@mkdir -p build
+	$(BIN)/ia-core conform --html build/report.html
+
+test: .venv/dev.stamp lint
+	$(BIN)/pytest -n $(JOBS)
+
+.venv/demo.stamp: .venv/torch.stamp pyproject.toml
+	@echo "Installing the project and the kernels to judge ..."
+	@$(INSTALL) -e '.[torch,jax,kernels,conformance]'
+	@touch $@
+
+.venv/dev.stamp: .venv/torch.stamp pyproject.toml
+	@echo "Installing the project and its tests ..."
+	@$(INSTALL) -e '.[dev]'
+	@touch $@
+
+# PyTorch comes first and by its pin: resolved among the others, its range may draw in a build with
+# gigabytes of CUDA libraries.
+.venv/torch.stamp: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
+	@echo "Making .venv and installing PyTorch (some minutes the first time) ..."
+	@$(PYTHON) -m venv .venv
+	@$(INSTALL) torch
+	@touch $@
+
+# For contributors.
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+
+docs: .venv/dev.stamp
+	rm -rf docs/api
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+dist: .venv/dev.stamp
+	$(BIN)/python -m build
+
+types: .venv/dev.stamp
+	rm -rf build/types build/lib
+	@$(INSTALL) --no-deps --target build/types .
+	cd build && MYPYPATH=types ../$(BIN)/mypy --config-file ../pyproject.toml -p ia_core
+
+clean:
+	rm -rf .venv build dist docs/_build docs/api *.egg-info
