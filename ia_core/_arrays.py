@@ -1,0 +1,105 @@
+"""What the specification asks of an array: its library, its dtype, its device.
+
+Everything else is the Python array API standard, reached through array-api-compat.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, TypeAlias
+
+from array_api_compat import array_namespace, device, is_array_api_obj
+
+__all__ = [
+    "Array",
+    "Namespace",
+    "array_namespace",
+    "check_floating",
+    "device",
+    "device_of",
+    "dtype_name",
+    "namespace_of",
+    "widen",
+    "working_dtype",
+]
+
+# The standard has no importable array type (there is one per library), so the annotations name this.
+Array: TypeAlias = Any
+Namespace: TypeAlias = Any
+
+# Halves are too narrow to hold a sum of exponentials; the rest compute in their own precision.
+_WORKING = {"float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float64"}
+
+
+def dtype_name(dtype: Any) -> str:
+    """Name a dtype in a way that is the same for every library.
+
+    The standard has no bfloat16, so ``isdtype`` cannot be asked about it; its name can.
+
+    >>> import numpy as np
+    >>> dtype_name(np.dtype(">f8")), dtype_name(np.float32)
+    ('float64', 'float32')
+    """
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return str(name).rpartition(".")[2]
+
+
+def working_dtype(array: Array) -> Any:
+    """The dtype in which scores, softmax and sums of this array are computed (IA-P-03)."""
+    return getattr(array_namespace(array), _WORKING[dtype_name(array.dtype)])
+
+
+def widen(array: Array) -> Array:
+    """An array in its working dtype."""
+    return array_namespace(array).astype(array, working_dtype(array), copy=False)
+
+
+def namespace_of(**arrays: Array | None) -> Namespace:
+    """The one namespace that all the named arrays belong to.
+
+    Raises
+    ------
+    TypeError
+        If an argument is no array (IA-X-01), or two of them come from different libraries (IA-X-01)
+        or sit on different devices (IA-X-02).
+    """
+    present = {name: array for name, array in arrays.items() if array is not None}
+    for name, array in present.items():
+        if not is_array_api_obj(array):
+            raise TypeError(f"`{name}` must be an array; got {type(array).__name__} [IA-X-01]")
+    (first, xp), *rest = ((name, array_namespace(array)) for name, array in present.items())
+    for name, other in rest:
+        if other is not xp:
+            _mixed("libraries", first, _library(xp), name, _library(other), "IA-X-01")
+    # A tracer has no device yet: it mixes with every array.
+    places = {name: device_of(array) for name, array in present.items()}
+    known = {name: place for name, place in places.items() if place is not None}
+    for name, place in known.items():
+        first, where = next(iter(known.items()))
+        if place != where:
+            _mixed("devices", first, where, name, place, "IA-X-02")
+    return xp
+
+
+def device_of(array: Array) -> Any:
+    """The device of an array, in a form that can be compared.
+
+    A JAX array spread over a mesh answers with a sharding; two shardings over the same devices are no mixture.
+    """
+    where = device(array)
+    return getattr(where, "device_set", where)
+
+
+def check_floating(name: str, array: Array) -> None:
+    """Refuse integer, boolean, complex and 8-bit arrays (IA-X-03)."""
+    if dtype_name(array.dtype) not in _WORKING:
+        raise TypeError(
+            f"`{name}` must be float16, bfloat16, float32 or float64; got {dtype_name(array.dtype)} [IA-X-03]"
+        )
+
+
+def _library(xp: Namespace) -> str:
+    return str(xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
+
+
+def _mixed(what: str, first: str, one: Any, second: str, other: Any, label: str) -> NoReturn:
+    raise TypeError(f"`{first}` and `{second}` are on different {what}: {one} and {other} [{label}]")
