@@ -1,0 +1,210 @@
+"""A case: one call of indirect attention, in NumPy arrays, reproducible from its sizes and its seed.
+
+Hypothesis draws the structure (sizes, kinds, a seed); the arrays are filled from the seed, so that shrinking
+works on a handful of integers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from ia_core import BoxMLP, EdgeMLP, Grid, LinearOffset, OffsetMLP, OffsetTable, PositionBias
+
+from ._libraries import numpy_dtype
+
+__all__ = ["Case", "cases", "rng_of"]
+
+BIAS_SHAPES = ("full", "heads", "keys", "queries", "shared", "per_head_keys")
+POSITION_BIASES = ("mlp", "real", "table", "linear", "box")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """One call; ``bias`` may be a NumPy array or a PositionBias of NumPy arrays."""
+
+    query: np.ndarray
+    key: np.ndarray
+    value: np.ndarray
+    bias: Any = None
+    mask: np.ndarray | None = None
+    scale: float | None = None
+    seed: int = 0
+
+    @property
+    def dtype(self) -> str:
+        """Name of the floating dtype."""
+        return self.query.dtype.name
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the oracle takes."""
+        return {name: getattr(self, name) for name in ("query", "key", "value", "bias", "mask", "scale")}
+
+    @property
+    def scores_shape(self) -> tuple[int, ...]:
+        """(..., H, M, N)."""
+        return (*self.query.shape[:-1], self.key.shape[-2])
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """(..., H, M, Dv)."""
+        return (*self.query.shape[:-1], self.value.shape[-1])
+
+    def but(self, **changes: Any) -> Case:
+        """The same call with some arguments changed."""
+        return dataclasses.replace(self, **changes)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(
+            f"{name} {describe(value)}" for name, value in self.arguments.items() if value is not None
+        )
+        return f"Case({self.dtype}, {shapes}, seed {self.seed})"
+
+
+def describe(value: Any) -> str:
+    """A short text of an argument: its shape, and its numbers if they are few."""
+    if isinstance(value, PositionBias):
+        where = np.asarray(value.query_positions)
+        return f"PositionBias({type(value.f).__name__}, shape {value.shape}, queries at {where.ravel()[:4]})"
+    if isinstance(value, np.ndarray):
+        few = f" = {np.array2string(value, precision=4, separator=', ').replace(chr(10), '')}" if value.size <= 6 else ""
+        return f"{value.shape}{few}"
+    return repr(value)
+
+
+def rng_of(case: Case) -> np.random.Generator:
+    """Randomness that belongs to a case, for what a clause adds to it."""
+    return np.random.default_rng([case.seed, 1])
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn,
+    dtype: str,
+    supports: Collection[str],
+    *,
+    bias: str = "any",
+    mask: str = "any",
+    scale: str = "any",
+    grouped: bool | None = None,
+    least: int = 1,
+    least_heads: int = 1,
+    least_batch: int = 0,
+    few_shapes: bool = False,
+) -> Case:
+    """Cases within what an implementation supports.
+
+    ``bias`` is none, any, dense (an array of any broadcasting shape), one of BIAS_SHAPES, position (a PositionBias)
+    or one of POSITION_BIASES; ``mask`` is none, any, some (every row keeps a key) or rows (a row loses all).
+    ``few_shapes`` is for libraries to which every new shape costs a compilation.
+    """
+    if few_shapes:
+        Hk, M, N, D, Dv, batch = 2, 3, 5, 4, 3, (2,)
+    else:
+        Hk = draw(st.integers(1 if grouped is not True else 2, 2))
+        M, N = draw(st.integers(least, max(4, least))), draw(st.integers(least, max(6, least)))
+        D, Dv = draw(st.sampled_from([1, 2, 4, 8])), draw(st.sampled_from([1, 3, 4, 8]))
+        batch = draw(st.sampled_from([(), (1,), (2,), (2, 2)]))
+    groups = [2, 3] if grouped else [1, 2, 3]
+    groups = [g for g in groups if g * Hk >= least_heads] if "grouped" in supports and grouped is not False else [1]
+    H = Hk * (groups[-1] if few_shapes else draw(st.sampled_from(groups)))
+    if groups == [1]:
+        H = Hk = max(Hk, least_heads)
+    Dv = Dv if "value_width" in supports else D
+    batch = batch if "batch_axes" in supports else (draw(st.integers(1, 2)),)
+    if int(np.prod(batch)) <= least_batch or least_batch and not batch:
+        batch = (least_batch + 1,)
+    seed = draw(st.integers(0, 2**16))
+    kind = _bias_kind(draw, bias, supports)
+    masked = draw(st.sampled_from(["none", "some"])) if mask == "any" and "mask" in supports else mask
+    rng = np.random.default_rng(seed)
+
+    def fill(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(numpy_dtype(dtype))
+
+    return Case(
+        query=fill(*batch, H, M, D),
+        key=fill(*batch, Hk, N, D),
+        value=fill(*batch, Hk, N, Dv),
+        bias=_fill_bias(rng, kind, dtype, (*batch, H, M, N)),
+        mask=_fill_mask(rng, masked if "mask" in supports else "none", (*batch, H, M, N), None if few_shapes else draw),
+        scale=_draw_scale(draw, scale) if "scale" in supports else None,
+        seed=seed,
+    )
+
+
+def _draw_scale(draw: st.DrawFn, scale: str) -> float | None:
+    given = st.sampled_from([0.125, 0.3, 1.0, 2.0])
+    return {"none": None, "given": draw(given), "any": draw(st.none() | given)}[scale]
+
+
+def _bias_kind(draw: st.DrawFn, bias: str, supports: Collection[str]) -> str:
+    if bias == "any":
+        bias = draw(st.sampled_from(["none", "dense"])) if "bias" in supports else "none"
+    if bias == "dense":
+        return draw(st.sampled_from(BIAS_SHAPES))
+    if bias == "position":
+        return draw(st.sampled_from(POSITION_BIASES))
+    return bias
+
+
+def _fill_bias(rng: np.random.Generator, kind: str, dtype: str, shape: tuple[int, ...]) -> Any:
+    *batch, H, M, N = shape
+    if kind == "none":
+        return None
+    if kind in POSITION_BIASES:
+        return _position_bias(rng, kind, dtype, shape)
+    sizes = {
+        "full": shape,
+        "heads": (H, 1, 1),
+        "keys": (N,),
+        "queries": (M, 1),
+        "shared": (*(1 for _ in batch), 1, M, N),
+        "per_head_keys": (H, 1, N),
+    }
+    return rng.standard_normal(sizes[kind]).astype(numpy_dtype(dtype))
+
+
+def _position_bias(rng: np.random.Generator, kind: str, dtype: str, shape: tuple[int, ...]) -> PositionBias:
+    *_, H, M, N = shape
+    work = np.dtype("float64" if dtype == "float64" else "float32")
+
+    def normal(*size: int) -> np.ndarray:
+        return rng.standard_normal(size).astype(work)
+
+    def edge() -> EdgeMLP:
+        return EdgeMLP(normal(2, 5), normal(5), normal(5, H), normal(H))
+
+    if kind == "box":
+        corners = 4 * rng.random((M, 4))
+        R = next(r for r in (3, 2, 1) if N % r == 0)
+        return PositionBias(
+            BoxMLP(edge(), edge()), corners.astype(work), Grid(np.arange(N // R, dtype=work), np.arange(R, dtype=work))
+        )
+    values = np.arange(N)
+    if kind == "real":
+        real = (N * rng.random(M)).astype(work)
+        return PositionBias(OffsetMLP(normal(5), normal(5), normal(5, H), normal(H)), real, values)
+    f = {
+        "mlp": lambda: OffsetMLP(normal(5), normal(5), normal(5, H), normal(H)),
+        "table": lambda: OffsetTable(normal(H, 5)),
+        "linear": lambda: LinearOffset(abs(normal(H))),
+    }[kind]()
+    return PositionBias(f, np.arange(M), values)
+
+
+def _fill_mask(rng: np.random.Generator, kind: str, shape: tuple[int, ...], draw: st.DrawFn | None) -> np.ndarray | None:
+    if kind in ("none", "any"):
+        return None
+    *batch, H, M, N = shape
+    size = draw(st.sampled_from([shape, (N,), (M, N), (H, 1, N)])) if kind == "some" and draw else shape
+    mask = rng.random(size) < 0.6
+    mask[..., int(rng.integers(N))] = True  # every row keeps a key
+    if kind == "rows":
+        mask[..., int(rng.integers(M)), :] = False
+    return mask

@@ -1,0 +1,214 @@
+"""Family E: calls that must agree with each other."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ia_core import AttentionState, merge_states
+
+from ._case import Case, rng_of
+from ._clause import check_elements, clause, truth_of, within
+from ._implementation import Implementation
+
+__all__: list[str] = []
+
+
+def agree(implementation: Implementation, one: Case, other: Case, what: str) -> None:
+    """Two calls have the same output, within the sum of their bounds."""
+    bounds = truth_of(one)[1].output + truth_of(other)[1].output
+    within(what, implementation.run(other).output, implementation.run(one).output, bounds, other)
+
+
+def full_bias(case: Case) -> np.ndarray:
+    """A dense bias of the scores' shape, drawn from the case's seed."""
+    return rng_of(case).standard_normal(case.scores_shape).astype(case.query.dtype)
+
+
+@clause("IA-E-01", "a bias of zeros is standard attention", needs={"bias"}, bias="none")
+def zero_bias(implementation: Implementation, case: Case) -> None:
+    agree(implementation, case, case.but(bias=np.zeros(case.scores_shape, case.query.dtype)), "output with f = 0")
+
+
+@clause("IA-E-02", "a bias of log p is a prior p over the keys", needs={"bias"}, bias="none", mask="none")
+def log_prior(implementation: Implementation, case: Case) -> None:
+    prior = rng_of(case).uniform(0.05, 1.0, case.scores_shape)
+    bias = np.log(prior / prior.sum(axis=-1, keepdims=True)).astype(case.query.dtype)
+    with_bias = case.but(bias=bias)
+    truth, bound = truth_of(case)
+    # Bayes: alpha_ij = p_ij softmax_ij / sum_l p_il softmax_il, with p as the bias in the case's dtype has it.
+    weights = np.exp(bias.astype(np.float64)) * truth.weights
+    weights = weights / weights.sum(axis=-1, keepdims=True)
+    group = case.query.shape[-3] // case.key.shape[-3]
+    value = np.repeat(case.value.astype(np.float64), group, axis=-3)
+    wanted = weights @ value
+    slack = 64 * 2.0**-53 * (weights @ np.abs(value))  # of this computation in float64
+    bound = truth_of(with_bias)[1].output + slack
+    within("output under a prior", implementation.run(with_bias).output, wanted, bound, with_bias)
+
+
+@clause("IA-E-03", "a constant added to a row of the bias changes nothing", needs={"bias"}, bias="none")
+def row_constant(implementation: Implementation, case: Case) -> None:
+    bias = full_bias(case)
+    shift = rng_of(case).integers(-8, 8, (*case.scores_shape[:-1], 1))
+    # Sums of a few bits: exact in every dtype, so that both calls have the same scores.
+    bias = np.round(bias.astype(np.float64) * 8) / 8
+    one, other = (case.but(bias=b.astype(case.query.dtype)) for b in (bias, bias + shift))
+    agree(implementation, one, other, "output after a shift of the rows")
+
+
+@clause("IA-E-04", "the order of the keys does not matter", needs={"bias"}, bias="none", mask="none", least=2)
+def key_order(implementation: Implementation, case: Case) -> None:
+    order = rng_of(case).permutation(case.key.shape[-2])
+    case = case.but(bias=full_bias(case))
+    other = case.but(key=case.key[..., order, :], value=case.value[..., order, :], bias=case.bias[..., order])
+    agree(implementation, case, other, "output with permuted keys")
+
+
+@clause("IA-E-05", "permuted queries give permuted outputs", needs={"bias"}, bias="none", mask="none", least=2)
+def query_order(implementation: Implementation, case: Case) -> None:
+    order = rng_of(case).permutation(case.query.shape[-2])
+    case = case.but(bias=full_bias(case))
+    other = case.but(query=case.query[..., order, :], bias=case.bias[..., order, :])
+    bounds = truth_of(case)[1].output[..., order, :] + truth_of(other)[1].output
+    wanted = implementation.run(case).output[..., order, :]
+    within("output with permuted queries", implementation.run(other).output, wanted, bounds, other)
+
+
+@clause("IA-E-06", "a key given twice counts as log 2 added to its bias", needs={"bias"}, bias="none", mask="none")
+def duplicated_key(implementation: Implementation, case: Case) -> None:
+    bias = full_bias(case)
+    twice = case.but(
+        key=np.concatenate([case.key, case.key[..., :1, :]], axis=-2),
+        value=np.concatenate([case.value, case.value[..., :1, :]], axis=-2),
+        bias=np.concatenate([bias, bias[..., :1]], axis=-1),
+    )
+    added = bias.copy()
+    added[..., 0] = (bias[..., 0].astype(np.float64) + math.log(2)).astype(bias.dtype)
+    once = case.but(bias=added)
+    # log 2 is rounded to the dtype of the bias: that much the true outputs themselves differ.
+    apart = np.abs(truth_of(twice)[0].output.high - truth_of(once)[0].output.high)
+    bounds = truth_of(once)[1].output + truth_of(twice)[1].output + 2 * apart
+    within(
+        "output with a key given twice", implementation.run(twice).output, implementation.run(once).output, bounds, twice
+    )
+
+
+@clause("IA-E-07", "parts of the keys merge by their lse to the whole", needs={"lse"}, bias="none", mask="none", least=2)
+def merged_parts(implementation: Implementation, case: Case) -> None:
+    cut = int(rng_of(case).integers(1, case.key.shape[-2]))
+    truth, bound = truth_of(case)
+    states, slack = [], 0.0
+    for part in (slice(0, cut), slice(cut, None)):
+        half = case.but(key=case.key[..., part, :], value=case.value[..., part, :])
+        half_truth, half_bound = truth_of(half)
+        result = implementation.run(half, return_lse=True)
+        states.append(AttentionState(result.output, result.lse))
+        share = np.exp(half_truth.lse.high - truth.lse.high)[..., None]
+        off = np.abs(half_truth.output.high - truth.output.high)
+        slack = slack + share * (half_bound.output + off * half_bound.lse[..., None])
+    merged = merge_states(*states)
+    bounds = 1.01 * slack + bound.output  # the first order, the small rest, and the whole's own rounding
+    check_elements("merged output", merged.output, truth.output, bounds, case)
+
+
+@clause("IA-E-08", "padding that is masked changes nothing", needs={"mask"}, bias="none", mask="none")
+def padding(implementation: Implementation, case: Case) -> None:
+    rng, pad = rng_of(case), 3
+    N = case.key.shape[-2]
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        extra = rng.standard_normal((*array.shape[:-2], pad, array.shape[-1])).astype(array.dtype)
+        return np.concatenate([array, extra], axis=-2)
+
+    mask = np.broadcast_to(np.arange(N + pad) < N, (*case.scores_shape[:-1], N + pad))
+    agree(implementation, case, case.but(key=padded(case.key), value=padded(case.value), mask=mask), "padded output")
+
+
+@clause("IA-E-09", "a head does not depend on the others", bias="none", mask="none", grouped=False, least_heads=2)
+def head_independence(implementation: Implementation, case: Case) -> None:
+    rng, Hk = rng_of(case), case.key.shape[-3]
+    group = case.query.shape[-3] // Hk
+    changed = {}
+    for name in ("query", "key", "value"):
+        array = getattr(case, name).copy()
+        kept = group if name == "query" else 1
+        array[..., kept:, :, :] = rng.standard_normal(array[..., kept:, :, :].shape).astype(array.dtype)
+        changed[name] = array
+    other = case.but(**changed)
+    keep = (Ellipsis, slice(0, group), slice(None), slice(None))
+    bounds = 2 * truth_of(case)[1].output[keep]
+    one, two = (implementation.run(c).output[keep] for c in (case, other))
+    within("output of the first head", two, one, bounds, other)
+
+
+@clause("IA-E-10", "a batch element does not depend on the others", bias="none", mask="none", least_batch=1)
+def batch_independence(implementation: Implementation, case: Case) -> None:
+    rng = rng_of(case)
+    changed = {}
+    for name in ("query", "key", "value"):
+        array = getattr(case, name).copy()
+        array[1:] = rng.standard_normal(array[1:].shape).astype(array.dtype)
+        changed[name] = array
+    other = case.but(**changed)
+    one, two = (implementation.run(c).output[:1] for c in (case, other))
+    within("output of the first element", two, one, 2 * truth_of(case)[1].output[:1], other)
+
+
+@clause("IA-E-11", "a huge bias addresses one value", needs={"bias"}, bias="none", mask="none", least=2)
+def one_value(implementation: Implementation, case: Case) -> None:
+    N = case.key.shape[-2]
+    chosen = rng_of(case).integers(0, N, case.scores_shape[:-1])
+    bias = np.where(np.arange(N) == chosen[..., None], 1000.0, 0.0).astype(case.query.dtype)
+    case = case.but(bias=bias)
+    group = case.query.shape[-3] // case.key.shape[-3]
+    value = np.repeat(case.value, group, axis=-3).astype(np.float64)
+    wanted = np.take_along_axis(value, chosen[..., None], axis=-2)
+    within("output", implementation.run(case).output, wanted, truth_of(case)[1].output, case)
+
+
+@clause("IA-E-12", "the output is linear in the values")
+def linear_in_values(implementation: Implementation, case: Case) -> None:
+    second = rng_of(case).standard_normal(case.value.shape).astype(case.value.dtype)
+    other = case.but(value=second)
+    # Exact in every dtype: both factors are powers of two, the sum is taken of rounded values.
+    mixed = (2 * case.value.astype(np.float64) - 0.5 * second.astype(np.float64)).astype(case.value.dtype)
+    rounding = np.abs(mixed.astype(np.float64) - (2 * case.value.astype(np.float64) - 0.5 * second.astype(np.float64)))
+    both = case.but(value=mixed)
+    (truth, b1), (_, b2), (_, b3) = truth_of(case), truth_of(other), truth_of(both)
+    group = case.query.shape[-3] // case.key.shape[-3]
+    apart = truth.weights @ np.repeat(rounding, group, axis=-3)
+    wanted = 2 * implementation.run(case).output - 0.5 * implementation.run(other).output
+    bounds = 2 * b1.output + 0.5 * b2.output + b3.output + apart
+    within("output of 2 v - w / 2", implementation.run(both).output, wanted, bounds, both)
+
+
+@clause("IA-E-13", "equal values come back unchanged", least=2)
+def constant_values(implementation: Implementation, case: Case) -> None:
+    case = case.but(value=np.broadcast_to(case.value[..., :1, :], case.value.shape).copy())
+    group = case.query.shape[-3] // case.key.shape[-3]
+    value = np.repeat(case.value[..., :1, :], group, axis=-3).astype(np.float64)
+    wanted = np.broadcast_to(value, case.output_shape)
+    within("output", implementation.run(case).output, wanted, truth_of(case)[1].output, case)
+
+
+@clause("IA-E-14", "a mask is a bias of -inf", needs={"mask", "bias"}, bias="none", mask="some", least=2)
+def mask_is_minus_inf(implementation: Implementation, case: Case) -> None:
+    bias = np.where(np.broadcast_to(case.mask, case.scores_shape), 0.0, -np.inf).astype(case.query.dtype)
+    agree(implementation, case, case.but(mask=None, bias=bias), "output with -inf in place of the mask")
+
+
+@clause("IA-E-15", "tiles of queries do not matter", least=2)
+def query_tiles(implementation: Implementation, case: Case) -> None:
+    whole = implementation.run(case).output
+    _, bound = truth_of(case)
+    for i in range(case.query.shape[-2]):
+        rows = (Ellipsis, slice(i, i + 1), slice(None))
+        cut = {
+            name: None if array is None else (array[rows] if array.ndim >= 2 and array.shape[-2] != 1 else array)
+            for name, array in (("bias", case.bias), ("mask", case.mask))
+        }
+        tile = case.but(query=case.query[rows], **cut)
+        within(f"row {i} alone", implementation.run(tile).output, whole[rows], 2 * bound.output[rows], tile)
+

@@ -1,0 +1,223 @@
+"""An implementation under test: a callable, and what it claims."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ia_core import PositionBias
+
+from ._case import Case
+from ._libraries import LIBRARIES, from_library, to_library, vjp
+
+__all__ = ["FEATURES", "Failure", "Implementation", "Result"]
+
+# What an implementation may claim. The first line is claimed unless the implementer says otherwise.
+BASIC = frozenset({"bias", "bias_broadcast", "mask", "scale", "lse", "grouped", "value_width", "batch_axes", "empty"})
+FEATURES = BASIC | {"grad", "position_bias", "errors"}
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+class Failure(AssertionError):
+    """A clause does not hold, with what is needed to see why."""
+
+    def __init__(self, text: str, case: Case | None = None, **details: Any) -> None:
+        super().__init__(text)
+        self.text, self.case, self.details = text, case, details
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What an implementation returned, as float64, with the dtype it came in."""
+
+    output: np.ndarray
+    dtype: str
+    lse: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """A function under test.
+
+    Parameters
+    ----------
+    fn : callable
+        With the signature of :func:`ia_core.indirect_attention`; arguments that the case does not use are not passed.
+    name : str
+        For the report.
+    library : str
+        What it takes and returns: one of numpy, torch, jax, cupy, array_api_strict.
+    device : str, optional
+        Of the arrays it is given.
+    dtypes : sequence of str
+        Which of float64, float32, float16, bfloat16 it takes; the first one judges semantics.
+    layout : str
+        BHMD (the reference's) or BMHD.
+    supports : collection of str, optional
+        Features it claims: bias, bias_broadcast, mask, scale, lse, grouped, value_width, batch_axes, empty, grad,
+        position_bias, errors. Unclaimed ones are reported as not supported. By default the first nine, and grad for
+        torch and jax.
+    deviations : mapping of clause label to reason
+        Clauses that are known to fail; one that passes is an error.
+    vjp : callable, optional
+        ``vjp(cotangent, query, key, value, bias=..., ...)`` giving gradients for query, key, value and bias; by
+        default the library's automatic differentiation of ``fn``.
+    target : str, optional
+        What names it on the command line.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit (IA-X-21).
+
+    Examples
+    --------
+    >>> from ia_core import indirect_attention
+    >>> Implementation(indirect_attention, "reference").library
+    'numpy'
+    """
+
+    fn: Callable[..., Any]
+    name: str
+    library: str = "numpy"
+    device: str | None = None
+    dtypes: tuple[str, ...] = ("float64", "float32")
+    layout: str = "BHMD"
+    supports: Collection[str] | None = None
+    deviations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    vjp: Callable[..., Any] | None = None
+    target: str = ""
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise TypeError(f"`fn` must be callable; got {type(self.fn).__name__} [IA-X-21]")
+        grad = {"grad"} if self.library in ("torch", "jax") or self.vjp else set()
+        supports = BASIC | grad if self.supports is None else frozenset(self.supports)
+        object.__setattr__(self, "supports", frozenset(supports))
+        object.__setattr__(self, "dtypes", tuple(self.dtypes))
+        for name, given, known in (
+            ("library", (self.library,), tuple(LIBRARIES)),
+            ("dtypes", self.dtypes, DTYPES),
+            ("layout", (self.layout,), ("BHMD", "BMHD")),
+            ("supports", sorted(supports), sorted(FEATURES)),
+        ):
+            unknown = [item for item in given if item not in known]
+            if unknown or not given and name == "dtypes":
+                raise ValueError(f"`{name}` must be of {', '.join(known)}; got {', '.join(unknown)} [IA-X-21]")
+
+    def run(self, case: Case, *, return_lse: bool = False, strided: bool = False) -> Result:
+        """Call the function on a case and check the form of what comes back (IA-F-10)."""
+        arrays, keywords = self.arguments(case, strided=strided)
+        if return_lse:
+            keywords["return_lse"] = True
+        try:
+            returned = self.fn(*arrays, **keywords)
+        except (Exception, SystemExit) as error:
+            raise Failure(f"it raised {type(error).__name__}: {_first_line(error)}", case) from error
+        if not return_lse:
+            return Result(*self.received(returned, case, "output", case.output_shape))
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise Failure(f"return_lse=True must give a pair (output, lse); got {type(returned).__name__}", case)
+        lse, _ = self.received(returned[1], case, "lse", case.output_shape[:-1], layout=False)
+        return Result(*self.received(returned[0], case, "output", case.output_shape), lse)
+
+    def gradients(self, case: Case, cotangent: np.ndarray) -> dict[str, np.ndarray]:
+        """Gradients of <cotangent, output> for query, key, value and, if there is one, a dense bias."""
+        arrays, keywords = self.arguments(case)
+        names = ["query", "key", "value"]
+        if "bias" in keywords:
+            names.append("bias")
+            arrays = [*arrays, keywords.pop("bias")]
+        do = self._place(self._swap(cotangent))
+
+        def function(*inputs: Any) -> Any:
+            extra = {"bias": inputs[3]} if len(inputs) > 3 else {}
+            return self.fn(*inputs[:3], **extra, **keywords)
+
+        try:
+            if self.vjp is not None:
+                found = self.vjp(do, *arrays[:3], **dict(zip(["bias"], arrays[3:], strict=False)), **keywords)
+            else:
+                _, found = vjp(self.library, function, arrays, do)
+        except Exception as error:
+            raise Failure(f"its gradient raised {type(error).__name__}: {_first_line(error)}", case) from error
+        wanted = {name: getattr(case, name).shape for name in names}
+        return {
+            name: self.received(g, case, f"gradient of {name}", wanted[name], layout=name != "bias")[0]
+            for name, g in zip(names, found, strict=False)
+        }
+
+    def snapshot(self, arrays: Sequence[Any], keywords: Mapping[str, Any]) -> list[np.ndarray]:
+        """Copies, as NumPy arrays, of the arrays of a call."""
+        extra = [keywords[name] for name in ("bias", "mask") if name in keywords]
+        return [from_library(array)[0].copy() for array in (*arrays, *extra) if not isinstance(array, PositionBias)]
+
+    def arguments(self, case: Case, *, strided: bool = False) -> tuple[list[Any], dict[str, Any]]:
+        """The positional and keyword arguments, in the implementation's library, device and layout."""
+        place = self._place_strided if strided else self._place
+        arrays = [place(self._swap(a)) for a in (case.query, case.key, case.value)]
+        keywords: dict[str, Any] = {}
+        if case.bias is not None:
+            keywords["bias"] = self._bias(case)
+        if case.mask is not None:
+            keywords["mask"] = self._place(self._spread(case.mask, case))
+        if case.scale is not None:
+            keywords["scale"] = case.scale
+        return arrays, keywords
+
+    def received(
+        self, array: Any, case: Case, what: str, shape: tuple[int, ...], *, layout: bool = True
+    ) -> tuple[np.ndarray, str]:
+        """A returned array as float64 and its dtype's name, in the reference's layout."""
+        if array is None or not hasattr(array, "dtype") or not hasattr(array, "shape"):
+            raise Failure(f"its {what} must be an array of shape {shape}; got {type(array).__name__}", case)
+        values, dtype = from_library(array)
+        values = self._swap(values) if layout and values.ndim >= 3 else values
+        if values.shape != shape:
+            raise Failure(f"its {what} must have shape {shape}; got {values.shape}", case)
+        return values, dtype
+
+    def _bias(self, case: Case) -> Any:
+        if not isinstance(case.bias, PositionBias):
+            return self._place(self._spread(case.bias, case))
+        return _map(case.bias, self._place)
+
+    def _spread(self, array: np.ndarray, case: Case) -> np.ndarray:
+        if "bias_broadcast" in self.supports:
+            return array
+        return np.array(np.broadcast_to(array, case.scores_shape))
+
+    def _place(self, array: np.ndarray) -> Any:
+        return to_library(np.array(array), self.library, self.device)
+
+    def _place_strided(self, array: np.ndarray) -> Any:
+        """Every second element of a larger array; nan stands between, where nobody may read."""
+        larger = np.full((*array.shape[:-1], 2 * array.shape[-1]), np.nan, array.dtype)
+        larger[..., ::2] = array
+        if self.library == "numpy":
+            return larger[..., ::2]
+        return self._place(larger)[..., ::2]
+
+    def _swap(self, array: np.ndarray) -> np.ndarray:
+        return np.swapaxes(array, -3, -2) if self.layout == "BMHD" else array
+
+    @property
+    def source(self) -> str:
+        """Where the function is defined, for reports."""
+        try:
+            return f"{self.fn.__module__}:{self.fn.__qualname__}"
+        except AttributeError:
+            return inspect.getmodule(self.fn).__name__ if inspect.getmodule(self.fn) else repr(self.fn)
+
+
+def _map(tree: Any, place: Callable[[np.ndarray], Any]) -> Any:
+    """A PositionBias with every array placed."""
+    return type(tree)(*(_map(leaf, place) if isinstance(leaf, tuple) else place(leaf) for leaf in tree))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:300]

@@ -1,0 +1,182 @@
+"""How far a correct implementation may be from the truth: a bound per element, derived from the data.
+
+First-order rounding analysis of softmax attention in a working precision with unit roundoff u. A score that is
+off by e_ij moves the weights by a_ij (e_ij - sum_l a_il e_il), so the output moves by sum_j a_ij (v_j - o_i) e_ij:
+
+    |error of o_i|  <=  sum_j a_ij |v_j - o_i| e_ij  +  (c_N + 8) u sum_j a_ij |v_j|  +  u_out |o_i|
+    e_ij = u ((c_D + 3) scale sum_k |q_ik| |k_jk| + 4 |s_ij| + 2 |b_ij| + 2 |s_ij - lse_i| + 8) + |error of b_ij|
+
+c_n = min(n, 6 sqrt(n)): no dot product of length n errs by more than n u (Higham, Accuracy and Stability of
+Numerical Algorithms, section 3.1), and by more than 6 sqrt(n) u only with probability below 1e-7 (Higham and Mary
+2019, Theorem 2.4: 2 exp(-36 / 2)). The small integers count the roundings that implementations really have: the scale
+(once, or its root on each side), the bias, a change to base 2, the subtraction of the maximum, an exponential good to
+4 ulp, the division, and the rescaling of running sums.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ia_core import PositionBias
+
+from ._case import Case
+from ._oracle import Forward, Gradient
+
+__all__ = ["ForwardBound", "forward_bound", "gradient_bound", "unit_roundoff"]
+
+_UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+_SMALLEST = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}
+
+
+class ForwardBound(NamedTuple):
+    """Largest correct errors of the output and of the lse, elementwise."""
+
+    output: np.ndarray
+    lse: np.ndarray
+
+
+def unit_roundoff(dtype: str, *, working: bool = True) -> float:
+    """Of the working precision of a dtype (float32 for halves), or of the dtype itself."""
+    return _UNIT["float32" if working and dtype in ("float16", "bfloat16") else dtype]
+
+
+def forward_bound(case: Case, truth: Forward) -> ForwardBound:
+    """The bound above for every element of the output and of the lse."""
+    u = unit_roundoff(case.dtype)
+    a, value = truth.weights, _spread_heads(case, case.value)
+    o = truth.output.high
+    e = score_error(case, truth)
+    N = a.shape[-1]
+    distance = np.abs(value[..., None, :, :] - o[..., :, None, :])  # (..., H, M, N, Dv)
+    moved = np.sum((a * e)[..., None] * distance, axis=-2)
+    # Exponentials below the smallest normal number are flushed to 0: each loses that much of its value.
+    flushed = N * _SMALLEST[_work(case.dtype)] * np.max(np.abs(value), axis=-2, initial=0.0)[..., None, :]
+    summed = (_c(N) + 8) * u * np.matmul(a, np.abs(value))
+    rounded = unit_roundoff(case.dtype, working=False) * np.abs(o) + _SMALLEST[case.dtype]
+    with np.errstate(invalid="ignore"):
+        own = np.where(np.isinf(truth.lse.high), 0.0, 2 * u * np.abs(truth.lse.high))
+    return ForwardBound(moved + summed + flushed + rounded, np.sum(a * e, axis=-1) + (_c(N) + 8) * u + own)
+
+
+def score_error(case: Case, truth: Forward) -> np.ndarray:
+    """e_ij: how far a correctly computed score, and its exponential, may be off. 0 where nothing is attended to."""
+    u = unit_roundoff(case.dtype)
+    query, key = np.abs(case.query.astype(np.float64)), np.abs(_spread_heads(case, case.key))
+    scale = 1 / math.sqrt(query.shape[-1]) if case.scale is None else case.scale
+    s = truth.scores
+    allowed = np.isfinite(s)
+    with np.errstate(invalid="ignore", over="ignore"):
+        products = scale * np.matmul(np.where(np.isfinite(query), query, 0.0), np.swapaxes(key, -1, -2))
+        below = np.where(allowed, s - truth.lse.high[..., None], 0.0)
+        bias, bias_error = _bias_and_error(case)
+        e = u * ((_c(query.shape[-1]) + 3) * products + 4 * np.abs(s) + 2 * np.abs(bias) + 2 * np.abs(below) + 8)
+    return np.where(allowed, e + bias_error, 0.0)
+
+
+def gradient_bound(case: Case, truth: Forward, grad: Gradient, cotangent: np.ndarray) -> dict[str, np.ndarray]:
+    """The same analysis carried through ds = a (t - r), t = <do, v>, r = sum a t, and the sums that follow."""
+    u = unit_roundoff(case.dtype)
+    a, value, key = truth.weights, _spread_heads(case, case.value), _spread_heads(case, case.key)
+    query, do = case.query.astype(np.float64), np.abs(cotangent.astype(np.float64))
+    scale = 1 / math.sqrt(query.shape[-1]) if case.scale is None else case.scale
+    N, M, Dv = a.shape[-1], a.shape[-2], value.shape[-1]
+    e = score_error(case, truth)
+    da = a * (e + np.sum(a * e, axis=-1, keepdims=True)) + (_c(N) + 8) * u * a
+    t = np.matmul(cotangent.astype(np.float64), np.swapaxes(value, -1, -2))
+    t_abs = np.matmul(do, np.abs(np.swapaxes(value, -1, -2)))
+    dt = (_c(Dv) + 1) * u * t_abs
+    r = np.sum(a * t, axis=-1, keepdims=True)
+    # r is summed either over j or, as <do, o>, over the width: both orders must pass.
+    dr = np.sum(da * np.abs(t) + a * dt, axis=-1, keepdims=True)
+    dr = dr + (_c(N) + _c(Dv) + 4) * u * np.sum(a * t_abs, axis=-1, keepdims=True)
+    dds = da * np.abs(t - r) + a * (dt + dr) + 3 * u * a * (np.abs(t) + np.abs(r))
+    ds = np.abs(grad.scores)
+    group = query.shape[-3] // case.key.shape[-3] if case.key.shape[-3] else 1
+    bounds = {
+        "query": scale * (np.matmul(dds, np.abs(key)) + (_c(N) + 3) * u * np.matmul(ds, np.abs(key))),
+        "key": scale
+        * _sum_groups(np.matmul(np.swapaxes(dds + (_c(M * group) + 3) * u * ds, -1, -2), np.abs(query)), group),
+        "value": _sum_groups(np.matmul(np.swapaxes(da + (_c(M * group) + 3) * u * a, -1, -2), do), group),
+    }
+    if case.bias is not None:
+        count = max(1, ds.size // max(1, case.bias.size))
+        bounds["bias"] = _sum_to(dds + (_c(count) + 1) * u * ds, case.bias.shape)
+    u_out = unit_roundoff(case.dtype, working=False)
+    truths = {"query": grad.query, "key": grad.key, "value": grad.value, "bias": grad.bias}
+    return {
+        name: bound + u_out * np.abs(truths[name].high) + N * _SMALLEST[case.dtype]
+        for name, bound in bounds.items()
+    }
+
+
+def _bias_and_error(case: Case) -> tuple[np.ndarray | float, np.ndarray | float]:
+    """|b_ij|, and how far a correctly evaluated position bias may be off."""
+    if case.bias is None:
+        return 0.0, 0.0
+    if not isinstance(case.bias, PositionBias):
+        bias = np.abs(case.bias.astype(np.float64))
+        return np.where(np.isinf(bias), 0.0, bias), 0.0
+    f, p, v = case.bias
+    u = unit_roundoff(case.dtype)
+    wide = case.bias.f.offsets(*_wide((p, v)))
+    if type(f).__name__ == "BoxMLP":
+        (sx, ex), (sy, ey) = (_mlp_error(u, getattr(f, axis), getattr(wide, axis)) for axis in "xy")
+        total, error = (x[..., None, :] + y[..., :, None] for x, y in ((sx, sy), (ex, ey)))
+        flat = (*total.shape[:-2], total.shape[-2] * total.shape[-1])
+        return total.reshape(flat), (error + u * total).reshape(flat)
+    if type(f).__name__ == "OffsetMLP":
+        return _mlp_error(u, f, wide[..., None])
+    if type(f).__name__ == "LinearOffset":
+        size = np.abs(f.slopes.astype(np.float64))[:, None, None] * np.abs(wide)[..., None, :, :]
+        return size, 2 * u * size
+    values = np.abs(f.values.astype(np.float64))
+    size = np.max(values, axis=-1)[:, None, None] * np.ones(wide.shape)[..., None, :, :]
+    # The interpolated part is off by the rounding of t + R, times the step between neighbours.
+    return size, (4 + 2 * values.shape[-1]) * u * size
+
+
+def _mlp_error(u: float, f: Any, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes and error bounds (..., H, M, L) of a two-layer network at t (..., M, L, K)."""
+    w1, b1, w2, b2 = (np.abs(np.asarray(part, dtype=np.float64)) for part in f)
+    w1 = w1.reshape(t.shape[-1], -1)
+    hidden = np.matmul(np.abs(t), w1) + b1
+    size = np.matmul(hidden, w2) + b2
+    # Offset, product, sums of the first layer (K + 2 roundings), then the second layer's sum.
+    error = (t.shape[-1] + 3 + _c(w2.shape[0]) + 2) * u * size
+    return np.moveaxis(size, -1, -3), np.moveaxis(error, -1, -3)
+
+
+def _wide(tree: Any) -> Any:
+    if isinstance(tree, tuple):
+        parts = [_wide(leaf) for leaf in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
+    return tree.astype(np.float64)
+
+
+def _spread_heads(case: Case, array: np.ndarray) -> np.ndarray:
+    """One key head per query head; what is not finite stands where nobody may attend to, and counts as 0."""
+    Hk = array.shape[-3]
+    finite = np.where(np.isfinite(array), array, 0).astype(np.float64)
+    return np.repeat(finite, case.query.shape[-3] // Hk if Hk else 1, axis=-3)
+
+
+def _sum_groups(array: np.ndarray, group: int) -> np.ndarray:
+    *batch, H, rows, columns = array.shape
+    return array.reshape(*batch, H // group, group, rows, columns).sum(axis=-3)
+
+
+def _sum_to(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    padded = (1,) * (array.ndim - len(shape)) + tuple(shape)
+    axes = tuple(axis for axis, size in enumerate(padded) if size == 1)
+    return array.sum(axis=axes, keepdims=True).reshape(shape)
+
+
+def _c(n: int) -> float:
+    return min(n, 6 * math.sqrt(n))
+
+
+def _work(dtype: str) -> str:
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
