@@ -34,7 +34,8 @@ class BadCall(NamedTuple):
 def good_case() -> Case:
     """H = Hk = 2, M = 3, N = 4, D = 5, Dv = 6, float32, no leading axes."""
     rng = np.random.default_rng(0)
-    return Case(*(rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 5), (2, 4, 5), (2, 4, 6))))
+    query, key, value = (rng.standard_normal(s).astype(np.float32) for s in ((2, 3, 5), (2, 4, 5), (2, 4, 6)))
+    return Case(query, key, value)
 
 
 def _mlp(hidden: int = 3, heads: int = 2, dtype: str = "float32", **changes: Any) -> OffsetMLP:

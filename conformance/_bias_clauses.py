@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ._case import Case, rng_of
 from ._clause import clause, conforms
 from ._implementation import Implementation
@@ -49,8 +47,14 @@ def position_update(implementation: Implementation, case: Case) -> None:
     conforms(implementation, case.but(bias=case.bias._replace(query_positions=moved)))
 
 
-@clause("IA-B-07", "leading axes of the positions are those of the batch", needs=NEEDS | {"batch_axes"}, bias="real",
-        least=2, least_batch=1)
+@clause(
+    "IA-B-07",
+    "leading axes of the positions are those of the batch",
+    needs=NEEDS | {"batch_axes"},
+    bias="real",
+    least=2,
+    least_batch=1,
+)
 def batched_positions(implementation: Implementation, case: Case) -> None:
     batch, M = case.query.shape[:-3], case.query.shape[-2]
     positions = (4 * rng_of(case).random((*batch, M))).astype(case.bias.query_positions.dtype)

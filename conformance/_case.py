@@ -7,7 +7,7 @@ works on a handful of integers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,14 @@ POSITION_BIASES = ("mlp", "real", "table", "linear", "box")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """One call; ``bias`` may be a NumPy array or a PositionBias of NumPy arrays."""
+    """One call; ``bias`` is an array or a PositionBias, ``mask`` an array, ``scale`` a float, or each None."""
 
     query: np.ndarray
     key: np.ndarray
     value: np.ndarray
     bias: Any = None
-    mask: np.ndarray | None = None
-    scale: float | None = None
+    mask: Any = None
+    scale: Any = None
     seed: int = 0
 
     @property
@@ -60,9 +60,7 @@ class Case:
         return dataclasses.replace(self, **changes)
 
     def __repr__(self) -> str:
-        shapes = ", ".join(
-            f"{name} {describe(value)}" for name, value in self.arguments.items() if value is not None
-        )
+        shapes = ", ".join(f"{name} {describe(value)}" for name, value in self.arguments.items() if value is not None)
         return f"Case({self.dtype}, {shapes}, seed {self.seed})"
 
 
@@ -72,7 +70,9 @@ def describe(value: Any) -> str:
         where = np.asarray(value.query_positions)
         return f"PositionBias({type(value.f).__name__}, shape {value.shape}, queries at {where.ravel()[:4]})"
     if isinstance(value, np.ndarray):
-        few = f" = {np.array2string(value, precision=4, separator=', ').replace(chr(10), '')}" if value.size <= 6 else ""
+        few = (
+            f" = {np.array2string(value, precision=4, separator=', ').replace(chr(10), '')}" if value.size <= 6 else ""
+        )
         return f"{value.shape}{few}"
     return repr(value)
 
@@ -95,6 +95,7 @@ def cases(
     least: int = 1,
     least_heads: int = 1,
     least_batch: int = 0,
+    widths: Sequence[int] = (1, 2, 4, 8),
     few_shapes: bool = False,
 ) -> Case:
     """Cases within what an implementation supports.
@@ -103,12 +104,13 @@ def cases(
     or one of POSITION_BIASES; ``mask`` is none, any, some (every row keeps a key) or rows (a row loses all).
     ``few_shapes`` is for libraries to which every new shape costs a compilation.
     """
+    batch: tuple[int, ...]
     if few_shapes:
         Hk, M, N, D, Dv, batch = 2, 3, 5, 4, 3, (2,)
     else:
         Hk = draw(st.integers(1 if grouped is not True else 2, 2))
         M, N = draw(st.integers(least, max(4, least))), draw(st.integers(least, max(6, least)))
-        D, Dv = draw(st.sampled_from([1, 2, 4, 8])), draw(st.sampled_from([1, 3, 4, 8]))
+        D, Dv = draw(st.sampled_from(widths)), draw(st.sampled_from([1, 3, 4, 8]))
         batch = draw(st.sampled_from([(), (1,), (2,), (2, 2)]))
     groups = [2, 3] if grouped else [1, 2, 3]
     groups = [g for g in groups if g * Hk >= least_heads] if "grouped" in supports and grouped is not False else [1]
@@ -117,7 +119,7 @@ def cases(
         H = Hk = max(Hk, least_heads)
     Dv = Dv if "value_width" in supports else D
     batch = batch if "batch_axes" in supports else (draw(st.integers(1, 2)),)
-    if int(np.prod(batch)) <= least_batch or least_batch and not batch:
+    if int(np.prod(batch)) <= least_batch or (least_batch and not batch):
         batch = (least_batch + 1,)
     seed = draw(st.integers(0, 2**16))
     kind = _bias_kind(draw, bias, supports)
@@ -190,7 +192,7 @@ def _position_bias(rng: np.random.Generator, kind: str, dtype: str, shape: tuple
     if kind == "real":
         real = (N * rng.random(M)).astype(work)
         return PositionBias(OffsetMLP(normal(5), normal(5), normal(5, H), normal(H)), real, values)
-    f = {
+    f: Any = {
         "mlp": lambda: OffsetMLP(normal(5), normal(5), normal(5, H), normal(H)),
         "table": lambda: OffsetTable(normal(H, 5)),
         "linear": lambda: LinearOffset(abs(normal(H))),
@@ -198,10 +200,12 @@ def _position_bias(rng: np.random.Generator, kind: str, dtype: str, shape: tuple
     return PositionBias(f, np.arange(M), values)
 
 
-def _fill_mask(rng: np.random.Generator, kind: str, shape: tuple[int, ...], draw: st.DrawFn | None) -> np.ndarray | None:
+def _fill_mask(
+    rng: np.random.Generator, kind: str, shape: tuple[int, ...], draw: st.DrawFn | None
+) -> np.ndarray | None:
     if kind in ("none", "any"):
         return None
-    *batch, H, M, N = shape
+    *_, H, M, N = shape
     size = draw(st.sampled_from([shape, (N,), (M, N), (H, 1, N)])) if kind == "some" and draw else shape
     mask = rng.random(size) < 0.6
     mask[..., int(rng.integers(N))] = True  # every row keeps a key

@@ -53,7 +53,7 @@ class Clause:
 
     def unsupported(self, implementation: Implementation) -> str | None:
         """Why the clause does not apply to an implementation, or None."""
-        missing = sorted(self.needs - set(implementation.supports))
+        missing = sorted(self.needs - implementation.claims)
         if missing:
             return f"it does not claim {', '.join(missing)}"
         if self.dtype is not None and self.dtype not in implementation.dtypes:
@@ -81,9 +81,7 @@ def clause(
     def register(check: Callable[[Implementation, Case], None]) -> Callable[[Implementation, Case], None]:
         if label in CLAUSES:
             raise ValueError(f"clause {label} is registered twice")
-        CLAUSES[label] = Clause(
-            label, title, check, frozenset(needs), draw, dtype, fixed, frozenset(libraries)
-        )
+        CLAUSES[label] = Clause(label, title, check, frozenset(needs), draw, dtype, fixed, frozenset(libraries))
         return check
 
     return register
@@ -115,9 +113,7 @@ def within(what: str, got: np.ndarray, wanted: np.ndarray, bound: np.ndarray | f
     _judge(what, error, got, wanted, np.broadcast_to(bound, error.shape), case)
 
 
-def _judge(
-    what: str, error: np.ndarray, got: np.ndarray, wanted: np.ndarray, bound: np.ndarray, case: Case
-) -> None:
+def _judge(what: str, error: np.ndarray, got: np.ndarray, wanted: np.ndarray, bound: np.ndarray, case: Case) -> None:
     if error.size == 0:
         return
     with np.errstate(divide="ignore", invalid="ignore"):

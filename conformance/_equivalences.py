@@ -91,11 +91,17 @@ def duplicated_key(implementation: Implementation, case: Case) -> None:
     apart = np.abs(truth_of(twice)[0].output.high - truth_of(once)[0].output.high)
     bounds = truth_of(once)[1].output + truth_of(twice)[1].output + 2 * apart
     within(
-        "output with a key given twice", implementation.run(twice).output, implementation.run(once).output, bounds, twice
+        "output with a key given twice",
+        implementation.run(twice).output,
+        implementation.run(once).output,
+        bounds,
+        twice,
     )
 
 
-@clause("IA-E-07", "parts of the keys merge by their lse to the whole", needs={"lse"}, bias="none", mask="none", least=2)
+@clause(
+    "IA-E-07", "parts of the keys merge by their lse to the whole", needs={"lse"}, bias="none", mask="none", least=2
+)
 def merged_parts(implementation: Implementation, case: Case) -> None:
     cut = int(rng_of(case).integers(1, case.key.shape[-2]))
     truth, bound = truth_of(case)
@@ -211,4 +217,3 @@ def query_tiles(implementation: Implementation, case: Case) -> None:
         }
         tile = case.but(query=case.query[rows], **cut)
         within(f"row {i} alone", implementation.run(tile).output, whole[rows], 2 * bound.output[rows], tile)
-

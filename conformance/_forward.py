@@ -16,7 +16,9 @@ def output(implementation: Implementation, case: Case) -> None:
     conforms(implementation, case)
 
 
-@clause("IA-F-02", "the default scale is 1 / sqrt(D)", bias="none", mask="none", scale="none", least=2)
+@clause(
+    "IA-F-02", "the default scale is 1 / sqrt(D)", bias="none", mask="none", scale="none", widths=(2, 4, 8), least=2
+)
 def default_scale(implementation: Implementation, case: Case) -> None:
     conforms(implementation, case)
 
@@ -93,16 +95,17 @@ def leading_axes(implementation: Implementation, case: Case) -> None:
     once = implementation.run(first).output
     _, bound = truth_of(first)
     for axes in (1, 2):
-        lifted = first.but(
-            **{name: getattr(first, name)[(None,) * axes] for name in ("query", "key", "value")}
+        lifted = first.but(**{name: getattr(first, name)[(None,) * axes] for name in ("query", "key", "value")})
+        within(
+            f"output with {axes} leading axes",
+            implementation.run(lifted).output,
+            once[(None,) * axes],
+            2 * bound.output[(None,) * axes],
+            lifted,
         )
-        within(f"output with {axes} leading axes", implementation.run(lifted).output, once[(None,) * axes],
-               2 * bound.output[(None,) * axes], lifted)
 
 
-@clause(
-    "IA-F-12", "the weights are normalised over the keys", needs={"value_width"}, bias="none", mask="none", least=2
-)
+@clause("IA-F-12", "the weights are normalised over the keys", needs={"value_width"}, bias="none", mask="none", least=2)
 def normalised_over_keys(implementation: Implementation, case: Case) -> None:
     # The identity as values hands the weights themselves out.
     N = case.key.shape[-2]

@@ -50,9 +50,7 @@ def bias_gradient(implementation: Implementation, case: Case) -> None:
     gradients_conform(implementation, case, ("bias",))
 
 
-@clause(
-    "IA-G-03", "query heads that share a key head add their gradients", needs={"grad", "grouped"}, grouped=True
-)
+@clause("IA-G-03", "query heads that share a key head add their gradients", needs={"grad", "grouped"}, grouped=True)
 def grouped_gradient(implementation: Implementation, case: Case) -> None:
     gradients_conform(implementation, case, QKV)
 
@@ -100,7 +98,9 @@ def finite_differences(implementation: Implementation, case: Case) -> None:
             return float(np.sum(do * implementation.run(case.but(**{name: array + h * along})).output))
 
         slope = (loss(step) - loss(-step)) / (2 * step)
-        third = (loss(64 * step) - 2 * loss(32 * step) + 2 * loss(-32 * step) - loss(-64 * step)) / (2 * (32 * step) ** 3)
+        third = (loss(64 * step) - 2 * loss(32 * step) + 2 * loss(-32 * step) - loss(-64 * step)) / (
+            2 * (32 * step) ** 3
+        )
         # Rounding of the two losses, and the third derivative's term with room for its own estimate.
         forward = np.sum(np.abs(do) * truth_of(case)[1].output)
         bound = 4 * forward / step + 4 * (abs(third) + 1e-2 * np.sum(np.abs(do))) * step**2

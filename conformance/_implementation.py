@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -36,7 +35,7 @@ class Result:
 
     output: np.ndarray
     dtype: str
-    lse: np.ndarray | None = None
+    lse: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +90,14 @@ class Implementation:
     deviations: Mapping[str, str] = dataclasses.field(default_factory=dict)
     vjp: Callable[..., Any] | None = None
     target: str = ""
+    claims: frozenset[str] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not callable(self.fn):
             raise TypeError(f"`fn` must be callable; got {type(self.fn).__name__} [IA-X-21]")
         grad = {"grad"} if self.library in ("torch", "jax") or self.vjp else set()
         supports = BASIC | grad if self.supports is None else frozenset(self.supports)
-        object.__setattr__(self, "supports", frozenset(supports))
+        object.__setattr__(self, "claims", frozenset(supports))
         object.__setattr__(self, "dtypes", tuple(self.dtypes))
         for name, given, known in (
             ("library", (self.library,), tuple(LIBRARIES)),
@@ -106,7 +106,7 @@ class Implementation:
             ("supports", sorted(supports), sorted(FEATURES)),
         ):
             unknown = [item for item in given if item not in known]
-            if unknown or not given and name == "dtypes":
+            if unknown or (not given and name == "dtypes"):
                 raise ValueError(f"`{name}` must be of {', '.join(known)}; got {', '.join(unknown)} [IA-X-21]")
 
     def run(self, case: Case, *, return_lse: bool = False, strided: bool = False) -> Result:
@@ -187,7 +187,7 @@ class Implementation:
         return _map(case.bias, self._place)
 
     def _spread(self, array: np.ndarray, case: Case) -> np.ndarray:
-        if "bias_broadcast" in self.supports:
+        if "bias_broadcast" in self.claims:
             return array
         return np.array(np.broadcast_to(array, case.scores_shape))
 
@@ -204,14 +204,6 @@ class Implementation:
 
     def _swap(self, array: np.ndarray) -> np.ndarray:
         return np.swapaxes(array, -3, -2) if self.layout == "BMHD" else array
-
-    @property
-    def source(self) -> str:
-        """Where the function is defined, for reports."""
-        try:
-            return f"{self.fn.__module__}:{self.fn.__qualname__}"
-        except AttributeError:
-            return inspect.getmodule(self.fn).__name__ if inspect.getmodule(self.fn) else repr(self.fn)
 
 
 def _map(tree: Any, place: Callable[[np.ndarray], Any]) -> Any:

@@ -65,9 +65,7 @@ def from_library(array: Any) -> tuple[np.ndarray, str]:
     return np.asarray(array).astype(np.float64), name
 
 
-def vjp(
-    library: str, function: Callable[..., Any], inputs: Sequence[Any], cotangent: Any
-) -> tuple[Any, Sequence[Any]]:
+def vjp(library: str, function: Callable[..., Any], inputs: Sequence[Any], cotangent: Any) -> tuple[Any, Sequence[Any]]:
     """The function's output and the gradient of <cotangent, output> for each input, by the library's autodiff."""
     if library == "torch":
         torch = importlib.import_module("torch")

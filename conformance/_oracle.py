@@ -165,7 +165,7 @@ def dense_bias(bias: Any) -> np.ndarray:
     batch = np.broadcast_shapes(p.shape[:-1], v.shape[:-1])
     p, v = np.broadcast_to(p, (*batch, p.shape[-1])), np.broadcast_to(v, (*batch, v.shape[-1]))
     result = np.full((*batch, H, p.shape[-1], v.shape[-1]), arb(0), dtype=object)
-    one = {"OffsetMLP": _mlp, "OffsetTable": _table, "LinearOffset": _linear}[kind]
+    one: Any = {"OffsetMLP": _mlp, "OffsetTable": _table, "LinearOffset": _linear}[kind]
     for at in np.ndindex(batch):
         for i, j in np.ndindex(p.shape[-1], v.shape[-1]):
             result[(*at, slice(None), i, j)] = one(f, _ball(v[at][j]) - _ball(p[at][i]))
@@ -185,7 +185,7 @@ def _table(f: Any, t: arb) -> list[arb]:
     values = np.asarray(f.values)
     reach = values.shape[-1] // 2
     place = min(max(float(t.mid()), -reach), reach) + reach
-    left = int(math.floor(place))
+    left = math.floor(place)
     right = min(left + 1, 2 * reach)
     part = min(max(t + reach, arb(0)), arb(2 * reach)) - left
     return [(1 - part) * _ball(row[left]) + part * _ball(row[right]) for row in values]
@@ -248,5 +248,7 @@ def _floats(balls: Any) -> np.ndarray:
 
 def _exact(balls: np.ndarray) -> Exact:
     high = _floats(balls)
-    rest = [float(_ball(x) - arb(h)) if math.isfinite(h) else 0.0 for x, h in zip(balls.ravel(), high.ravel(), strict=True)]
+    rest = [
+        float(_ball(x) - arb(h)) if math.isfinite(h) else 0.0 for x, h in zip(balls.ravel(), high.ravel(), strict=True)
+    ]
     return Exact(high, np.asarray(rest, dtype=np.float64).reshape(balls.shape))

@@ -33,6 +33,4 @@ def reference(library: str) -> Implementation:
 
 
 def _closed_form(cotangent: Any, query: Any, key: Any, value: Any, **keywords: Any) -> list[Any]:
-    return [
-        g for g in ia_core.indirect_attention_vjp(query, key, value, cotangent, **keywords) if g is not None
-    ]
+    return [g for g in ia_core.indirect_attention_vjp(query, key, value, cotangent, **keywords) if g is not None]

@@ -49,7 +49,9 @@ def many_equal_keys(implementation: Implementation, dtype: str, case: Case) -> N
     mean = np.broadcast_to(value.astype(np.float64).mean(axis=-2, keepdims=True), long.output_shape)
     # Equal scores carry no error: what is left of the bound is the sum's and the output's rounding.
     u, u_out = unit_roundoff(dtype), unit_roundoff(dtype, working=False)
-    within("mean of 4096 values", implementation.run(long).output, mean, (6 * np.sqrt(N) + 16) * u * 2 + u_out * 2, long)
+    within(
+        "mean of 4096 values", implementation.run(long).output, mean, (6 * np.sqrt(N) + 16) * u * 2 + u_out * 2, long
+    )
 
 
 @clause("IA-L-01", "strides do not matter")

@@ -106,7 +106,9 @@ def print_report(console: Console, verdicts: Sequence[Verdict], *, details: bool
             console.print(Text(f"  {line}"), soft_wrap=True)
     counts = Counter(v.outcome for v in verdicts)
     said = ", ".join(f"{n} {name}" for name, n in counts.items())
-    console.print(Text(f"\n{len(names)} implementations, {len(CLAUSES)} clauses: {said}", "bold red" if bad else "bold"))
+    console.print(
+        Text(f"\n{len(names)} implementations, {len(CLAUSES)} clauses: {said}", "bold red" if bad else "bold")
+    )
 
 
 def write_json(path: str, data: dict[str, Any]) -> None:

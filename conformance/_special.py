@@ -36,8 +36,14 @@ def no_keys(implementation: Implementation, case: Case) -> None:
     within("output", implementation.run(case).output, np.zeros(case.output_shape), 0.0, case)
 
 
-@clause("IA-S-05", "no queries and an empty batch give an empty output", needs={"empty"}, bias="none", mask="none",
-        least_batch=1)
+@clause(
+    "IA-S-05",
+    "no queries and an empty batch give an empty output",
+    needs={"empty"},
+    bias="none",
+    mask="none",
+    least_batch=1,
+)
 def no_queries(implementation: Implementation, case: Case) -> None:
     for empty in (
         case.but(query=case.query[..., :0, :]),
@@ -46,8 +52,14 @@ def no_queries(implementation: Implementation, case: Case) -> None:
         implementation.run(empty)  # raises Failure on a wrong shape
 
 
-@clause("IA-S-06", "what no query may attend to has no influence, whatever it holds", needs={"mask"}, bias="none",
-        mask="none", least=2)
+@clause(
+    "IA-S-06",
+    "what no query may attend to has no influence, whatever it holds",
+    needs={"mask"},
+    bias="none",
+    mask="none",
+    least=2,
+)
 def poison(implementation: Implementation, case: Case) -> None:
     rng, N = rng_of(case), case.key.shape[-2]
     hidden = int(rng.integers(N))

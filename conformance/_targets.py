@@ -68,9 +68,7 @@ def resolve(
         device = options.device or thing.device
         return dataclasses.replace(thing, device=device, target=target)
     if not callable(thing):
-        raise ValueError(
-            f"`{target}` must be callable, or an Implementation; got {type(thing).__name__} [IA-X-21]"
-        )
+        raise ValueError(f"`{target}` must be callable, or an Implementation; got {type(thing).__name__} [IA-X-21]")
     return Implementation(thing, target, target=target, **options.given())
 
 
@@ -90,7 +88,9 @@ def select_clauses(prefixes: Sequence[str]) -> list[Clause]:
 
 def _builtin(name: str, builtin: Mapping[str, Callable[[], Implementation]] | None) -> Implementation:
     if builtin is None:
-        from .adapters import BUILTIN as builtin
+        from .adapters import BUILTIN
+
+        builtin = BUILTIN
     if name not in builtin:
         known = ", ".join(sorted(builtin))
         raise ValueError(f"`{name}` is neither module:function nor one of: {known} [IA-X-21]")
@@ -104,9 +104,7 @@ def _import(target: str) -> Any:
     try:
         thing: Any = importlib.import_module(module_name)
     except Exception as error:
-        raise ValueError(
-            f"`{target}` does not import: {type(error).__name__}: {error} [IA-X-21]"
-        ) from error
+        raise ValueError(f"`{target}` does not import: {type(error).__name__}: {error} [IA-X-21]") from error
     for part in path.split("."):
         if not hasattr(thing, part):
             raise ValueError(f"`{target}`: module {module_name} has no {path} [IA-X-21]")

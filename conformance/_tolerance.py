@@ -105,10 +105,9 @@ def gradient_bound(case: Case, truth: Forward, grad: Gradient, cotangent: np.nda
         count = max(1, ds.size // max(1, case.bias.size))
         bounds["bias"] = _sum_to(dds + (_c(count) + 1) * u * ds, case.bias.shape)
     u_out = unit_roundoff(case.dtype, working=False)
-    truths = {"query": grad.query, "key": grad.key, "value": grad.value, "bias": grad.bias}
+    truths: Any = {"query": grad.query, "key": grad.key, "value": grad.value, "bias": grad.bias}
     return {
-        name: bound + u_out * np.abs(truths[name].high) + N * _SMALLEST[case.dtype]
-        for name, bound in bounds.items()
+        name: bound + u_out * np.abs(truths[name].high) + N * _SMALLEST[case.dtype] for name, bound in bounds.items()
     }
 
 
@@ -119,9 +118,10 @@ def _bias_and_error(case: Case) -> tuple[np.ndarray | float, np.ndarray | float]
     if not isinstance(case.bias, PositionBias):
         bias = np.abs(case.bias.astype(np.float64))
         return np.where(np.isinf(bias), 0.0, bias), 0.0
-    f, p, v = case.bias
+    f: Any = case.bias.f
+    p, v = case.bias.query_positions, case.bias.value_positions
     u = unit_roundoff(case.dtype)
-    wide = case.bias.f.offsets(*_wide((p, v)))
+    wide: Any = case.bias.f.offsets(*_wide((p, v)))
     if type(f).__name__ == "BoxMLP":
         (sx, ex), (sy, ey) = (_mlp_error(u, getattr(f, axis), getattr(wide, axis)) for axis in "xy")
         total, error = (x[..., None, :] + y[..., :, None] for x, y in ((sx, sy), (ex, ey)))

@@ -85,7 +85,7 @@ def refute(implementation: Implementation, clause: Clause, profile: str, draw_se
         return None
 
     dtype = clause.dtype or implementation.dtypes[0]  # the first one claimed judges semantics
-    drawn = cases(dtype, implementation.supports, few_shapes=implementation.library == "jax", **clause.draw)
+    drawn = cases(dtype, implementation.claims, few_shapes=implementation.library == "jax", **clause.draw)
 
     @seed(draw_seed)
     @settings(
@@ -124,5 +124,5 @@ def _repeat(implementation: Implementation, clause: Clause, profile: str, seed: 
     if ":" in implementation.target:
         words += ["--library", implementation.library] if implementation.library != "numpy" else []
         words += ["--layout", implementation.layout] if implementation.layout != "BHMD" else []
-        words += ["--dtypes", ",".join(implementation.dtypes), "--supports", ",".join(sorted(implementation.supports))]
+        words += ["--dtypes", ",".join(implementation.dtypes), "--supports", ",".join(sorted(implementation.claims))]
     return shlex.join(words)

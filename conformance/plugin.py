@@ -57,7 +57,9 @@ class ConformanceRun:
 def pytest_addoption(parser: Any) -> None:
     """Options of the plugin."""
     group = parser.getgroup("ia-core", "conformance of indirect attention")
-    group.addoption("--ia-target", action="append", default=[], help="module:function, module:adapter or a built-in name")
+    group.addoption(
+        "--ia-target", action="append", default=[], help="module:function, module:adapter or a built-in name"
+    )
     group.addoption("--ia-profile", default="quick", choices=sorted(PROFILES), help="how many cases are drawn")
     group.addoption("--ia-seed", default=0, type=int, help="the same seed draws the same cases")
     group.addoption("--ia-clause", action="append", default=[], help="only clauses whose label starts so")

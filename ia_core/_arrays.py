@@ -53,7 +53,7 @@ def widen(array: Array) -> Array:
     return array_namespace(array).astype(array, working_dtype(array), copy=False)
 
 
-def namespace_of(**arrays: Array | None) -> Namespace:
+def namespace_of(**arrays: Array) -> Namespace:
     """The one namespace that all the named arrays belong to.
 
     Raises
@@ -62,16 +62,15 @@ def namespace_of(**arrays: Array | None) -> Namespace:
         If an argument is no array (IA-X-01), or two of them come from different libraries (IA-X-01)
         or sit on different devices (IA-X-02).
     """
-    present = {name: array for name, array in arrays.items() if array is not None}
-    for name, array in present.items():
+    for name, array in arrays.items():
         if not is_array_api_obj(array):
             raise TypeError(f"`{name}` must be an array; got {type(array).__name__} [IA-X-01]")
-    (first, xp), *rest = ((name, array_namespace(array)) for name, array in present.items())
+    (first, xp), *rest = ((name, array_namespace(array)) for name, array in arrays.items())
     for name, other in rest:
         if other is not xp:
             _mixed("libraries", first, _library(xp), name, _library(other), "IA-X-01")
     # A tracer has no device yet: it mixes with every array.
-    places = {name: device_of(array) for name, array in present.items()}
+    places = {name: device_of(array) for name, array in arrays.items()}
     known = {name: place for name, place in places.items() if place is not None}
     for name, place in known.items():
         first, where = next(iter(known.items()))

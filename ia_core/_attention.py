@@ -130,7 +130,7 @@ def attention_weights(
     >>> attention_weights(np.zeros((1, 1, 2)), np.zeros((1, 4, 2)))
     array([[[0.25, 0.25, 0.25, 0.25]]])
     """
-    call = check_call(query, key, None, bias, mask, scale)
+    call = check_call(query, key, key, bias, mask, scale)  # no values: the keys are as good for the checks
     q, k, _, mask = prepare(call, query, key, None, mask)
     weights, _ = softmax(call, scores(call, q, k, bias, mask))
     return call.xp.astype(weights, query.dtype, copy=False)

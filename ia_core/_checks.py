@@ -56,23 +56,23 @@ class Call(NamedTuple):
 
 
 def check_call(
-    query: Array, key: Array, value: Array | None, bias: Any = None, mask: Array | None = None, scale: Any = None
+    query: Array, key: Array, value: Array, bias: Any = None, mask: Array | None = None, scale: Any = None
 ) -> Call:
-    """Check the arguments of :func:`ia_core.indirect_attention`; ``value`` is None for the weights alone.
+    """Check the arguments of :func:`ia_core.indirect_attention`.
 
     Raises
     ------
     TypeError, ValueError
         As the table at the top of this module says.
     """
-    given = {"query": query, "key": key, "value": value}
-    arrays = {name: array for name, array in given.items() if array is not None}
-    bias_arrays = dict(_bias_arrays(bias))
-    xp = namespace_of(**arrays, **bias_arrays, mask=mask)
+    arrays = {"query": query, "key": key, "value": value}
+    if isinstance(bias, PositionBias):
+        bias.check()
+    others = {} if mask is None else {"mask": mask}
+    xp = namespace_of(**arrays, **dict(_bias_arrays(bias)), **others)
     _check_dtypes(arrays)
     call = _check_shapes(xp, arrays, _check_scale(scale))
     if isinstance(bias, PositionBias):
-        bias.check()
         _check_bias(query, bias.dtype, bias.shape, call)
     elif bias is not None:
         check_floating("bias", bias)
@@ -102,17 +102,14 @@ def _check_dtypes(arrays: dict[str, Array]) -> None:
 
 def _check_shapes(xp: Namespace, arrays: dict[str, Array], scale: float | None) -> Call:
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-    query, key = shapes["query"], shapes["key"]
-    value = shapes.get("value", key)
+    query, key, value = shapes.values()
     for name, shape in shapes.items():
         if len(shape) < 3 or len(shape) != len(query):
             axes = {"query": "(..., H, M, D)", "key": "(..., Hk, N, D)", "value": "(..., Hk, N, Dv)"}[name]
             raise ValueError(f"`{name}` must have the axes {axes}; got shape {shape}, query {query} [IA-X-05]")
     for name, shape in shapes.items():
         if shape[:-3] != query[:-3]:
-            raise ValueError(
-                f"`{name}` must have the leading axes of query, {query[:-3]}; got shape {shape} [IA-X-09]"
-            )
+            raise ValueError(f"`{name}` must have the leading axes of query, {query[:-3]}; got shape {shape} [IA-X-09]")
     H, M, D = query[-3:]
     Hk, N, key_D = key[-3:]
     if key_D != D or D < 1:

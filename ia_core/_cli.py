@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
@@ -109,8 +110,14 @@ def _judge(run: Any, options: argparse.Namespace) -> int:
     wide = Console()
     console = wide if wide.is_terminal else Console(width=150)
     total = len(run.implementations) * len(run.clauses)
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                   console=console, transient=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
     task = bar.add_task("judging", total=total)
     run.on_verdict = lambda v: bar.update(task, advance=1, description=f"{v.implementation} {v.label}")
     # The user's own pytest set-up is for their tests: nothing of it may take part in a verdict.
@@ -122,9 +129,7 @@ def _judge(run: Any, options: argparse.Namespace) -> int:
     with bar:
         status = pytest.main(arguments, plugins=[run])
     complete = len(run.verdicts) == total
-    data = summary(
-        run.verdicts, versions=_versions(), profile=options.profile, seed=options.seed, complete=complete
-    )
+    data = summary(run.verdicts, versions=_versions(), profile=options.profile, seed=options.seed, complete=complete)
     print_report(console, run.verdicts)
     if options.html:
         write_html(options.html, data, run.verdicts)
@@ -159,9 +164,9 @@ def _builtin() -> dict[str, Callable[[], Implementation]]:
 
     found: dict[str, Callable[[], Implementation]] = {}
     for library in ("numpy", "torch", "jax", "cupy", "array_api_strict"):
-        found[f"reference-{library}"] = lambda library=library: reference(library)
+        found[f"reference-{library}"] = partial(reference, library)
     for library in ("numpy", "torch", "jax", "cupy"):
-        found[f"ia-{library}"] = lambda library=library: fast(library)
+        found[f"ia-{library}"] = partial(fast, library)
     return found | dict(BUILTIN)
 
 
@@ -200,8 +205,8 @@ def _info(options: argparse.Namespace) -> int:
     from . import backends
 
     print("fast paths (ia_core.backends):")
-    for name, state in backends.available().items():
-        print(f"  {name:<18} {state}")
+    for path in backends.available():
+        print(f"  {path.name:<18} {'ready' if path.importable else path.library + ' is not installed'}")
     if all(importlib.util.find_spec(name) for name in EXTRAS):
         from .conformance.adapters import installed
 
@@ -241,3 +246,7 @@ def _devices() -> list[str]:
 def _usage(text: str) -> int:
     print(f"ia-core: {text}", file=sys.stderr)
     return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -101,11 +101,6 @@ class PositionBias(NamedTuple):
         """Refuse parameters (IA-X-14) and positions (IA-X-15) that do not fit."""
         if not isinstance(self.f, BiasFunction):
             raise TypeError(f"`bias.f` must be a bias function of ia_core; got {type(self.f).__name__} [IA-X-14]")
-        namespace_of(**dict(self.named_arrays()))
-        self.f.check()
-        self._check_positions()
-
-    def _check_positions(self) -> None:
         is_box, is_grid = isinstance(self.f, BoxMLP), isinstance(self.value_positions, Grid)
         if is_box != is_grid:
             wanted = "a Grid" if is_box else "an array"
@@ -113,6 +108,11 @@ class PositionBias(NamedTuple):
                 f"`bias.value_positions` must be {wanted} for {type(self.f).__name__}; "
                 f"got {type(self.value_positions).__name__} [IA-X-15]"
             )
+        namespace_of(**dict(self.named_arrays()))
+        self.f.check()
+        self._check_positions()
+
+    def _check_positions(self) -> None:
         least = {"query_positions": self.f.query_rank, "value_positions": 1, "x": 1, "y": 1}
         for name, array in self.named_arrays():
             field = name.rpartition(".")[2]
@@ -127,9 +127,11 @@ class PositionBias(NamedTuple):
                     f"`{name}` must be integer or {dtype_name(self.dtype)} as f is; got {dtype_name(array.dtype)} "
                     "[IA-X-15]"
                 )
-        if is_box and self.query_positions.shape[-1] != 4:
+        if isinstance(self.f, BoxMLP) and self.query_positions.shape[-1] != 4:
             shape = tuple(self.query_positions.shape)
             raise ValueError(f"`bias.query_positions` must be boxes of shape (..., M, 4); got {shape} [IA-X-15]")
+        if not isinstance(self.value_positions, Grid):
+            _broadcast(tuple(self.query_positions.shape[:-1]), tuple(self.value_positions.shape[:-1]))
 
 
 def _broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:

@@ -142,9 +142,7 @@ class BoxOffsets(NamedTuple):
     y: Float[Array, "... M R 2"]
 
 
-def pixel_grid(
-    height: int, width: int, *, xp: Namespace | None = None, dtype: Any = None, device: Any = None
-) -> Grid:
+def pixel_grid(height: int, width: int, *, xp: Namespace | None = None, dtype: Any = None, device: Any = None) -> Grid:
     """The grid of whole pixels: columns at 0 .. width - 1, rows at 0 .. height - 1.
 
     Parameters
@@ -247,9 +245,8 @@ def _same_kind(one: Array, other: Array) -> tuple[Array, Array]:
     if is_integer(other) and not is_integer(one):
         other = xp.astype(other, one.dtype)
     if not is_integer(one) and dtype_name(one.dtype) != dtype_name(other.dtype):
-        raise TypeError(
-            f"positions must have one floating dtype; got {dtype_name(one.dtype)} and {dtype_name(other.dtype)} [IA-X-15]"
-        )
+        names = f"{dtype_name(one.dtype)} and {dtype_name(other.dtype)}"
+        raise TypeError(f"positions must have one floating dtype; got {names} [IA-X-15]")
     return one, other
 
 

@@ -164,7 +164,9 @@ def _check_states(one: AttentionState, other: AttentionState) -> Any:
         if not isinstance(state, AttentionState):
             raise TypeError(f"`{name}` must be an AttentionState; got {type(state).__name__} [IA-X-17]")
         _check_working(f"{name}.output", state.output)
-    xp = namespace_of(**{"one.output": one.output, "one.lse": one.lse}, **{"other.output": other.output, "other.lse": other.lse})
+    xp = namespace_of(
+        **{"one.output": one.output, "one.lse": one.lse}, **{"other.output": other.output, "other.lse": other.lse}
+    )
     shapes = [tuple(array.shape) for array in (one.output, other.output, one.lse, other.lse)]
     if shapes[0] != shapes[1] or shapes[2] != shapes[3] or shapes[0][:-1] != shapes[2]:
         raise ValueError(f"`other` must have the shapes of one; got outputs {shapes[:2]}, lse {shapes[2:]} [IA-X-17]")

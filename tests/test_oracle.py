@@ -60,8 +60,10 @@ def test_gradient_is_the_derivative() -> None:
 
 def naive_mlp(f: OffsetMLP | EdgeMLP, *inputs: float) -> list[float]:
     w1 = np.reshape(f.w1, (len(inputs), -1))
-    hidden = [max(0.0, sum(t * w for t, w in zip(inputs, column, strict=True)) + b)
-              for column, b in zip(w1.T, f.b1, strict=True)]
+    hidden = [
+        max(0.0, sum(t * w for t, w in zip(inputs, column, strict=True)) + b)
+        for column, b in zip(w1.T, f.b1, strict=True)
+    ]
     return [sum(x * w for x, w in zip(hidden, column, strict=True)) + b for column, b in zip(f.w2.T, f.b2, strict=True)]
 
 

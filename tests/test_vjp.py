@@ -25,7 +25,7 @@ jax.config.update("jax_enable_x64", True)
 
 B, H, HK, M, N, D, DV = 2, 4, 2, 3, 6, 5, 7
 BIASES = ["none", "full", "heads", "keys", "queries", "shared", "scalar", "mlp", "linear", "box", "batched"]
-# Both sides are computed in float64 by different orders of the same sums. Relative to the largest element of a gradient,
+# Both sides are computed in float64, by different orders of the same sums. Relative to a gradient's largest element,
 # sums of at most max(N, M H / Hk, D, 42) = 42 terms err by at most 42 u each; three of them stand in a row
 # (weights, ds, the product), on both sides: 2 * 3 * 42 u = 252 u, taken against the largest element and the growth
 # by cancellation (|t| + |r|) / |t - r| of a drawn example, below 4.
@@ -42,7 +42,14 @@ def make(bias: str, masked: bool) -> dict[str, Any]:
         return EdgeMLP(normal(2, 4), normal(4), normal(4, H), normal(H))
 
     mlp = OffsetMLP(normal(6), normal(6), normal(6, H), normal(H))
-    shapes = {"full": (B, H, M, N), "heads": (H, 1, 1), "keys": (N,), "queries": (M, 1), "shared": (1, M, N), "scalar": ()}
+    shapes = {
+        "full": (B, H, M, N),
+        "heads": (H, 1, 1),
+        "keys": (N,),
+        "queries": (M, 1),
+        "shared": (1, M, N),
+        "scalar": (),
+    }
     biases: dict[str, Any] = {
         "none": None,
         "mlp": PositionBias(mlp, N * rng.random(M), N * rng.random(N)),
@@ -132,7 +139,9 @@ def test_closed_form_runs_under_jit_and_compile() -> None:
         q, k, v, b = rebuild(tree, list(flat))
         return leaves(tuple(indirect_attention_vjp(q, k, v, bias=b, **rest)))
 
-    found = jax.jit(vjp)([jax.numpy.asarray(a) for a in leaves(tree)], {n: jax.numpy.asarray(a) for n, a in rest.items()})
+    found = jax.jit(vjp)(
+        [jax.numpy.asarray(a) for a in leaves(tree)], {n: jax.numpy.asarray(a) for n, a in rest.items()}
+    )
     few_ulps(found, wanted)
     compiled = torch.compile(vjp, fullgraph=True, backend="eager")
     found = compiled([torch.asarray(a) for a in leaves(tree)], {n: torch.asarray(a) for n, a in rest.items()})
@@ -184,5 +193,5 @@ def test_cotangents_that_do_not_fit(changes: dict[str, Any], error: type[Excepti
 def test_a_table_has_no_closed_form() -> None:
     call = make("mlp", False)
     call["bias"] = call["bias"]._replace(f=OffsetTable(np.zeros((H, 3))))
-    with pytest.raises(TypeError, match="OffsetTable; give bias.dense"):
+    with pytest.raises(TypeError, match=r"OffsetTable; give bias\.dense"):
         indirect_attention_vjp(**call)
