@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ._arrays import Array, array_namespace, check_floating, dtype_name, namespace_of, widen, working_dtype
 from ._positions import BoxOffsets, Grid, box_offsets, offsets
+from ._queries import take_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Real
@@ -366,6 +367,4 @@ def _as_float(relative: Array, dtype: Any) -> Array:
 
 def _look_up(xp: Any, values: Array, t: Array) -> Array:
     """Columns t (..., M, N) of values (H, columns), as (..., H, M, N)."""
-    index = xp.reshape(xp.astype(t, xp.int64), (-1,))
-    found = xp.reshape(xp.take(values, index, axis=1), (values.shape[0], *t.shape))  # (H, ..., M, N)
-    return xp.moveaxis(found, 0, -3)
+    return xp.moveaxis(take_rows(xp.matrix_transpose(values), xp.astype(t, xp.int64)), -1, -3)

@@ -8,19 +8,14 @@ import importlib.util
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 from . import __version__
-
-if TYPE_CHECKING:
-    from .conformance import Implementation
 
 __all__ = ["main"]
 
 LIBRARIES = (
-    *("numpy", "array-api-compat", "torch", "jax", "cupy", "onnxruntime", "keras"),
+    *("numpy", "array-api-compat", "torch", "jax", "cupy-cuda12x", "cupy-cuda13x", "onnxruntime", "keras"),
     *("hypothesis", "pytest", "python-flint"),
 )
 EXTRAS = ("pytest", "hypothesis", "flint", "ml_dtypes", "rich")
@@ -77,122 +72,13 @@ def _parser() -> argparse.ArgumentParser:
 def _conform(options: argparse.Namespace) -> int:
     missing = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
     if missing:
-        return _usage(
-            f"`conform` needs {', '.join(missing)}; install the extra: pip install 'indirect-attention[conformance]'"
-        )
-    from .conformance._targets import Options, resolve, select_clauses
-    from .conformance.plugin import ConformanceRun
+        needs = f"`conform` needs {', '.join(missing)}; install the extra"
+        print(f"ia-core: {needs}: pip install 'indirect-attention[conformance]'", file=sys.stderr)
+        return 2
+    from .backends import indirect_attention
+    from .conformance._command import conform
 
-    def listed(text: str | None) -> tuple[str, ...] | None:
-        return None if text is None else tuple(word.strip() for word in text.split(",") if word.strip())
-
-    said = Options(options.library, options.layout, listed(options.dtypes), listed(options.supports), options.device)
-    builtin = _builtin()
-    try:
-        clauses = select_clauses(options.clause)
-        if options.targets:
-            implementations = [resolve(target, said, builtin) for target in options.targets]
-        else:
-            implementations = _everything(builtin, options.device)
-        run = ConformanceRun(implementations, clauses, profile=options.profile, seed=options.seed)
-    except (TypeError, ValueError) as error:
-        return _usage(str(error))
-    return _judge(run, options)
-
-
-def _judge(run: Any, options: argparse.Namespace) -> int:
-    import pytest
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from .conformance._report import print_report, summary, write_html, write_json
-
-    wide = Console()
-    console = wide if wide.is_terminal else Console(width=150)
-    total = len(run.implementations) * len(run.clauses)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    )
-    task = bar.add_task("judging", total=total)
-    run.on_verdict = lambda v: bar.update(task, advance=1, description=f"{v.implementation} {v.label}")
-    # The user's own pytest set-up is for their tests: nothing of it may take part in a verdict.
-    os.environ.pop("PYTEST_ADDOPTS", None)
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    arguments = ["--pyargs", "ia_core.conformance.suite", "-p", "ia_core.conformance.plugin", "--noconftest"]
-    arguments += ["-p", "no:terminal", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", os.getcwd()]
-    arguments += [f"--junitxml={os.path.abspath(options.junit)}"] if options.junit else []
-    with bar:
-        status = pytest.main(arguments, plugins=[run])
-    complete = len(run.verdicts) == total
-    data = summary(run.verdicts, versions=_versions(), profile=options.profile, seed=options.seed, complete=complete)
-    print_report(console, run.verdicts)
-    if options.html:
-        write_html(options.html, data, run.verdicts)
-    if options.json:
-        write_json(options.json, data)
-    if status == pytest.ExitCode.INTERRUPTED:
-        console.print(f"interrupted after {len(run.verdicts)} of {total} verdicts", style="bold")
-        return 130
-    if not complete:
-        console.print(f"only {len(run.verdicts)} of {total} verdicts were reached (pytest: {status})", style="bold red")
-        return 1
-    return int(any(verdict.bad for verdict in run.verdicts))
-
-
-def _builtin() -> dict[str, Callable[[], Implementation]]:
-    """Built-in targets by name: the reference, our fast paths, and everybody else's kernels."""
-    from .conformance import Implementation
-    from .conformance._own import DTYPES, EVERYTHING, reference
-    from .conformance.adapters import BUILTIN
-
-    def fast(library: str) -> Implementation:
-        from . import backends
-
-        return Implementation(
-            backends.indirect_attention,
-            f"ia-{library}",
-            library=library,
-            dtypes=DTYPES,
-            supports=EVERYTHING if library in ("torch", "jax") else EVERYTHING - {"grad"},
-            target=f"ia-{library}",
-        )
-
-    found: dict[str, Callable[[], Implementation]] = {}
-    for library in ("numpy", "torch", "jax", "cupy", "array_api_strict"):
-        found[f"reference-{library}"] = partial(reference, library)
-    for library in ("numpy", "torch", "jax", "cupy"):
-        found[f"ia-{library}"] = partial(fast, library)
-    return found | dict(BUILTIN)
-
-
-def _everything(builtin: dict[str, Callable[[], Implementation]], device: str | None) -> list[Implementation]:
-    """The reference on NumPy, our fast paths on what is installed, and the kernels of others."""
-    import dataclasses
-
-    from .conformance.adapters import installed
-
-    names = ["reference-numpy"]
-    names += [f"ia-{library}" for library in ("numpy", "torch", "jax") if importlib.util.find_spec(library)]
-    names += ["ia-cupy"] if importlib.util.find_spec("cupy") and _cuda() else []
-    found = [builtin[name]() for name in [*names, *installed()]]
-    if device in (None, "cpu"):
-        return found
-    on_device = [one for one in found if one.library in ("torch", "jax", "cupy")]
-    return [dataclasses.replace(one, device=device) for one in on_device]
-
-
-def _cuda() -> bool:
-    try:
-        import importlib
-
-        return bool(importlib.import_module("cupy").cuda.runtime.getDeviceCount())
-    except Exception:  # no driver, no device, or a cupy that does not import: there is nothing to judge
-        return False
+    return conform(options, indirect_attention, _versions())
 
 
 def _info(options: argparse.Namespace) -> int:
@@ -208,10 +94,11 @@ def _info(options: argparse.Namespace) -> int:
     for path in backends.available():
         print(f"  {path.name:<18} {'ready' if path.importable else path.library + ' is not installed'}")
     if all(importlib.util.find_spec(name) for name in EXTRAS):
+        from .conformance._command import catalogue
         from .conformance.adapters import installed
 
         print("built-in targets of `ia-core conform`:")
-        print("  " + ", ".join(_builtin()))
+        print("  " + ", ".join(catalogue(backends.indirect_attention)))
         print("kernels of others found here: " + ", ".join(installed()))
     else:
         print("`ia-core conform` needs the extra: pip install 'indirect-attention[conformance]'")
@@ -241,11 +128,6 @@ def _devices() -> list[str]:
             except Exception as error:  # a broken framework must not hide the rest
                 found.append(f"{name} does not work: {error}")
     return found
-
-
-def _usage(text: str) -> int:
-    print(f"ia-core: {text}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":
