@@ -25,7 +25,24 @@ POSITION_BIASES = ("mlp", "real", "table", "linear", "box")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """One call; ``bias`` is an array or a PositionBias, ``mask`` an array, ``scale`` a float, or each None."""
+    """One call, in NumPy arrays.
+
+    Attributes
+    ----------
+    query, key, value : array
+        As in :func:`ia_core.indirect_attention`.
+    bias : array or PositionBias, or None
+    mask : array or None
+    scale : float or None
+    seed : int
+        What the arrays were filled from.
+
+    Examples
+    --------
+    >>> case = Case(*(np.ones((1, 2, 3)) for _ in range(3)))
+    >>> case.output_shape
+    (1, 2, 3)
+    """
 
     query: np.ndarray
     key: np.ndarray
@@ -98,11 +115,37 @@ def cases(
     widths: Sequence[int] = (1, 2, 4, 8),
     few_shapes: bool = False,
 ) -> Case:
-    """Cases within what an implementation supports.
+    """A Hypothesis strategy: cases within what an implementation supports.
 
-    ``bias`` is none, any, dense (an array of any broadcasting shape), one of BIAS_SHAPES, position (a PositionBias)
-    or one of POSITION_BIASES; ``mask`` is none, any, some (every row keeps a key) or rows (a row loses all).
-    ``few_shapes`` is for libraries to which every new shape costs a compilation.
+    Parameters
+    ----------
+    dtype : str
+        Of query, key, value and a dense bias.
+    supports : collection of str
+        Features, as :class:`ia_core.conformance.Implementation` has them.
+    bias : str
+        none, any, dense (an array of any broadcasting shape), one of BIAS_SHAPES, or one of POSITION_BIASES.
+    mask : str
+        none, any, some (every row keeps a key) or rows (a row loses all).
+    scale : str
+        none, any or given.
+    grouped : bool, optional
+        Whether query heads share key heads; either by default.
+    least, least_heads, least_batch : int
+        Least M and N, least number of query heads, and of elements beyond the first.
+    widths : sequence of int
+        What D is drawn from.
+    few_shapes : bool
+        For libraries to which every new shape costs a compilation.
+
+    Returns
+    -------
+    hypothesis strategy of Case
+
+    Examples
+    --------
+    >>> cases("float32", {"mask"}, mask="some")
+    cases(...)
     """
     batch: tuple[int, ...]
     if few_shapes:
@@ -150,8 +193,6 @@ def _bias_kind(draw: st.DrawFn, bias: str, supports: Collection[str]) -> str:
         bias = draw(st.sampled_from(["none", "dense"])) if "bias" in supports else "none"
     if bias == "dense":
         return draw(st.sampled_from(BIAS_SHAPES))
-    if bias == "position":
-        return draw(st.sampled_from(POSITION_BIASES))
     return bias
 
 

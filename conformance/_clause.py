@@ -32,9 +32,27 @@ FAMILIES = {
 class Clause:
     """One statement of docs/spec.md and its check.
 
-    ``check(implementation, case)`` raises Failure; ``draw`` are the keywords of :func:`ia_core.conformance.cases`;
-    ``needs`` are features without which it does not apply; ``dtype`` is the one it is about, or None for the
-    implementation's first. ``fixed`` clauses build their own case and ignore the one drawn.
+    Attributes
+    ----------
+    label, title : str
+    check : callable
+        ``check(implementation, case)`` raises Failure.
+    needs : frozenset of str
+        Features without which it does not apply.
+    draw : dict
+        Keywords of :func:`ia_core.conformance.cases`.
+    dtype : str or None
+        The dtype it is about; None for the implementation's first.
+    fixed : bool
+        It builds its own case and ignores the one drawn.
+    libraries : frozenset of str
+        Those it is about; empty for all.
+
+    Examples
+    --------
+    >>> from ia_core.conformance import CLAUSES
+    >>> CLAUSES["IA-F-02"].title
+    'the default scale is 1 / sqrt(D)'
     """
 
     label: str

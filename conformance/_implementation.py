@@ -22,7 +22,21 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 class Failure(AssertionError):
-    """A clause does not hold, with what is needed to see why."""
+    """A clause does not hold, with what is needed to see why.
+
+    Attributes
+    ----------
+    text : str
+    case : Case or None
+        The call that shows it.
+    details : dict
+        Index, got, wanted, bound and error_in_bounds of the worst element, where elements were compared.
+
+    Examples
+    --------
+    >>> Failure("it raised", index=(0, 1)).details
+    {'index': (0, 1)}
+    """
 
     def __init__(self, text: str, case: Case | None = None, **details: Any) -> None:
         super().__init__(text)

@@ -6,6 +6,7 @@ This is the one module of the suite that reaches for a framework, and only for t
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from ia_core._arrays import dtype_name
 
-__all__ = ["LIBRARIES", "from_library", "numpy_dtype", "to_library", "vjp"]
+__all__ = ["LIBRARIES", "from_library", "has_device", "numpy_dtype", "to_library", "vjp"]
 
 # library -> the module whose `asarray` makes its arrays
 LIBRARIES = {
@@ -63,6 +64,18 @@ def from_library(array: Any) -> tuple[np.ndarray, str]:
     elif type(array).__module__.startswith("array_api_strict"):
         array = np.from_dlpack(array)
     return np.asarray(array).astype(np.float64), name
+
+
+def has_device(library: str) -> bool:
+    """Whether a library is installed and has something to run on; CuPy needs a GPU."""
+    if importlib.util.find_spec(library) is None:
+        return False
+    if library != "cupy":
+        return True
+    try:
+        return importlib.import_module("cupy").cuda.runtime.getDeviceCount() > 0
+    except Exception:  # no driver, or a cupy that does not import: there is nothing to judge
+        return False
 
 
 def vjp(library: str, function: Callable[..., Any], inputs: Sequence[Any], cotangent: Any) -> tuple[Any, Sequence[Any]]:

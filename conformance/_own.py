@@ -1,35 +1,51 @@
-"""The reference itself as implementations under test, one for each array library."""
+"""Our own functions as implementations under test: the reference and the fast paths, one for each array library."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ia_core
 
 from ._implementation import BASIC, Implementation
+from ._libraries import LIBRARIES
 
-__all__ = ["EVERYTHING", "reference"]
+__all__ = ["DTYPES", "EVERYTHING", "fast_paths", "references"]
 
 EVERYTHING = BASIC | {"grad", "position_bias", "errors"}
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
-def reference(library: str) -> Implementation:
-    """``ia_core.indirect_attention`` on the arrays of a library.
+def references() -> dict[str, Callable[[], Implementation]]:
+    """``reference-numpy`` and so on: ``ia_core.indirect_attention`` on the arrays of each library.
 
     Where the library differentiates, its autodiff of the reference is judged; elsewhere the closed form is.
     """
-    closed_form = None if library in ("torch", "jax") else _closed_form
-    name = f"reference-{library}"
+    return {f"reference-{library}": partial(_reference, library) for library in LIBRARIES}
+
+
+def fast_paths(function: Callable[..., Any]) -> dict[str, Callable[[], Implementation]]:
+    """``ia-numpy`` and so on: the dispatching function, which arrives as an argument, on each of its libraries."""
+    return {f"ia-{library}": partial(_fast, function, library) for library in ("numpy", "torch", "jax", "cupy")}
+
+
+def _reference(library: str) -> Implementation:
     return Implementation(
         ia_core.indirect_attention,
-        name,
+        f"reference-{library}",
         library=library,
-        dtypes=DTYPES if library != "array_api_strict" else DTYPES[:2],
+        dtypes=DTYPES[:2] if library == "array_api_strict" else DTYPES,
         supports=EVERYTHING,
-        vjp=closed_form,
-        target=name,
+        vjp=None if library in ("torch", "jax") else _closed_form,
+        target=f"reference-{library}",
     )
+
+
+def _fast(function: Callable[..., Any], library: str) -> Implementation:
+    supports = EVERYTHING if library in ("torch", "jax") else EVERYTHING - {"grad"}
+    name = f"ia-{library}"
+    return Implementation(function, name, library=library, dtypes=DTYPES, supports=supports, target=name)
 
 
 def _closed_form(cotangent: Any, query: Any, key: Any, value: Any, **keywords: Any) -> list[Any]:

@@ -25,8 +25,24 @@ OUTCOMES = ("pass", "fail", "not supported", "deviation", "unexpected pass")
 class Verdict:
     """What a clause says of an implementation.
 
-    ``outcome`` is one of OUTCOMES: deviation is a failure that the implementer declared; unexpected pass is a
-    declared deviation that did not show, which is an error in the declaration.
+    Attributes
+    ----------
+    label, implementation : str
+    outcome : str
+        One of OUTCOMES. A deviation is a failure that the implementer declared; an unexpected pass is a declared
+        deviation that did not show, which is an error in the declaration.
+    reason, case : str
+        What was seen, and the smallest call that shows it.
+    details : dict
+        As in :class:`ia_core.conformance.Failure`.
+    repeat : str
+        The command that repeats it.
+    seconds : float
+
+    Examples
+    --------
+    >>> Verdict("IA-F-01", "mine", "fail").bad
+    True
     """
 
     label: str
@@ -51,7 +67,28 @@ class Verdict:
 
 
 def judge(implementation: Implementation, clause: Clause, *, profile: str = "quick", seed: int = 0) -> Verdict:
-    """Try to refute a clause; the same seed draws the same cases."""
+    """Try to refute a clause for an implementation.
+
+    Parameters
+    ----------
+    implementation : Implementation
+    clause : Clause
+        One of ``CLAUSES.values()``.
+    profile : str
+        quick or full: how many cases are drawn.
+    seed : int
+        The same seed draws the same cases.
+
+    Returns
+    -------
+    Verdict
+
+    Examples
+    --------
+    >>> from ia_core import indirect_attention
+    >>> judge(Implementation(indirect_attention, "mine"), CLAUSES["IA-F-01"]).outcome
+    'pass'
+    """
     start = time.perf_counter()
 
     def verdict(outcome: str, reason: str = "", failure: Failure | None = None) -> Verdict:

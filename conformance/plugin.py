@@ -32,6 +32,7 @@ class ConformanceRun:
         self.implementations, self.clauses = list(implementations), list(clauses)
         self.profile, self.seed, self.on_verdict = profile, seed, on_verdict
         self.verdicts: list[Verdict] = []
+        self.total = len(self.implementations) * len(self.clauses)
 
     def judge(self, implementation: Implementation, clause: Clause) -> Verdict:
         """Judge and remember."""

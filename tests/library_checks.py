@@ -16,7 +16,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ia_core import OffsetMLP, PositionBias, indirect_attention
+from ia_core import (
+    BoxMLP,
+    EdgeMLP,
+    Grid,
+    LinearOffset,
+    OffsetMLP,
+    OffsetTable,
+    PositionBias,
+    indirect_attention,
+)
 from ia_core.conformance import Case
 from ia_core.conformance import _oracle as oracle
 from ia_core.conformance._clause import check_elements, truth_of
@@ -34,8 +43,16 @@ def example(kind: str, dtype: str = "float64") -> Case:
         return rng.standard_normal(shape).astype(dtype)
 
     case = Case(normal(2, 4, 3, 5), normal(2, 2, 6, 5), normal(2, 2, 6, 4), seed=7)
-    if kind == "position":
-        f = OffsetMLP(normal(5), normal(5), normal(5, 4), normal(4))
+    if kind == "box":
+        x, y = (EdgeMLP(normal(2, 5), normal(5), normal(5, 4), normal(4)) for _ in range(2))
+        grid = Grid(np.arange(3, dtype=dtype), np.arange(2, dtype=dtype))
+        return case.but(bias=PositionBias(BoxMLP(x, y), normal(3, 4), grid))
+    if kind in ("position", "table", "linear"):
+        f = {
+            "position": OffsetMLP(normal(5), normal(5), normal(5, 4), normal(4)),
+            "table": OffsetTable(normal(4, 5)),
+            "linear": LinearOffset(abs(normal(4))),
+        }[kind]
         return case.but(bias=PositionBias(f, 6 * rng.random(3).astype(dtype), np.arange(6)))
     mask = rng.random((2, 1, 3, 6)) < 0.7
     mask[..., 1, :] = False
@@ -48,9 +65,9 @@ def example(kind: str, dtype: str = "float64") -> Case:
 
 
 def forward(convert: Callable[[Any], Any], back: Callable[[Any], Any], wrap: Callable[..., Any] = lambda f: f) -> None:
-    """Output within the bound, for both kinds of bias, in float64 and float32."""
-    for kind in ("dense", "position"):
-        for dtype in ("float64", "float32"):
+    """Output within the bound, for every kind of bias in float64, and for two in float32."""
+    for kind in ("dense", "position", "table", "linear", "box"):
+        for dtype in ("float64", "float32") if kind in ("dense", "position") else ("float64",):
             case = example(kind, dtype)
             given = {name: _convert(getattr(case, name), convert) for name in ("bias", "mask")}
             given = {name: array for name, array in given.items() if array is not None}
