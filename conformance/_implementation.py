@@ -206,7 +206,7 @@ class Implementation:
         return np.array(np.broadcast_to(array, case.scores_shape))
 
     def _place(self, array: np.ndarray) -> Any:
-        return to_library(np.array(array), self.library, self.device)
+        return to_library(np.array(array, order="C"), self.library, self.device)
 
     def _place_strided(self, array: np.ndarray) -> Any:
         """Every second element of a larger array; nan stands between, where nobody may read."""

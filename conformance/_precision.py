@@ -27,12 +27,14 @@ def float32(implementation: Implementation, case: Case) -> None:
 def float16(implementation: Implementation, case: Case) -> None:
     conforms(implementation, case)
     many_equal_keys(implementation, "float16", case)
+    centred_values(implementation, "float16", case)
 
 
 @clause("IA-P-04", "bfloat16 is computed in float32 and rounded once", dtype="bfloat16")
 def bfloat16(implementation: Implementation, case: Case) -> None:
     conforms(implementation, case)
     many_equal_keys(implementation, "bfloat16", case)
+    centred_values(implementation, "bfloat16", case)
 
 
 @clause("IA-P-05", "a long row of equal scores averages its values", mask="none", bias="none")
@@ -52,6 +54,15 @@ def many_equal_keys(implementation: Implementation, dtype: str, case: Case) -> N
     within(
         "mean of 4096 values", implementation.run(long).output, mean, (6 * np.sqrt(N) + 16) * u * 2 + u_out * 2, long
     )
+
+
+def centred_values(implementation: Implementation, dtype: str, case: Case) -> None:
+    """Values whose mean is almost 0: the output's own rounding is small, so that of the weights shows."""
+    rng, kind = rng_of(case), numpy_dtype(dtype)
+    query, key = (rng.standard_normal((1, 2, rows, 8)).astype(kind) for rows in (1, 64))
+    value = rng.standard_normal((1, 2, 64, 8))
+    mean = truth_of(Case(query, key, value.astype(kind)))[0].output.high
+    conforms(implementation, Case(query, key, (value - mean).astype(kind), seed=case.seed))
 
 
 @clause("IA-L-01", "strides do not matter")

@@ -41,7 +41,7 @@ plain = {"bias", "mask", "scale"}
 adapter = Implementation(good, "mine", supports=plain)
 declared = Implementation(late_scale, "declared", supports=plain, deviations={"IA-F-02": "scales late"})
 wrongly_declared = Implementation(good, "wrongly", supports=plain, deviations={"IA-F-02": "scales late"})
-unknown = Implementation(good, "unknown", deviations={"IA-Q-99": "no such clause"})
+unknown = Implementation(good, "unknown", deviations={"no-such-clause": "no such clause"})
 number = 3
 """
 
@@ -117,7 +117,7 @@ def test_reports(folder: Path) -> None:
         (["kernels:nothing"], "`kernels:nothing`: module kernels has no nothing [IA-X-21]"),
         (["kernels:number"], "`kernels:number` must be callable, or an Implementation; got int [IA-X-21]"),
         (["kernel"], "`kernel` is neither module:function nor one of: "),
-        (["kernels:unknown"], "`deviations` must name clauses of docs/spec.md; got IA-Q-99 [IA-X-21]"),
+        (["kernels:unknown"], "`deviations` must name clauses of docs/spec.md; got no-such-clause [IA-X-21]"),
         (["kernels:good", "--library", "tensorflow"], "`library` must be of numpy, torch, jax"),
         (["kernels:good", "--layout", "BDHM"], "`layout` must be of BHMD, BMHD; got BDHM [IA-X-21]"),
         (["kernels:good", "--dtypes", "float8"], "`dtypes` must be of float64"),
