@@ -16,11 +16,13 @@ __all__: list[str] = []
 @clause("IA-P-01", "float64 is computed in float64", dtype="float64")
 def float64(implementation: Implementation, case: Case) -> None:
     conforms(implementation, case)
+    centred_values(implementation, "float64", case)
 
 
 @clause("IA-P-02", "float32 is computed in float32", dtype="float32")
 def float32(implementation: Implementation, case: Case) -> None:
     conforms(implementation, case)
+    centred_values(implementation, "float32", case)
 
 
 @clause("IA-P-03", "float16 is computed in float32 and rounded once", dtype="float16")

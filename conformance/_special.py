@@ -76,14 +76,18 @@ def poison(implementation: Implementation, case: Case) -> None:
 
 @clause("IA-S-07", "a nan that is attended to reaches the output", bias="none", mask="none")
 def nan_reaches(implementation: Implementation, case: Case) -> None:
-    for name in ("query", "key", "value"):
-        array = getattr(case, name).copy()
-        array[..., 0, 0] = np.nan
-        other = case.but(**{name: array})
-        output = implementation.run(other).output
-        touched = {"query": output[..., 0, :], "key": output, "value": output[..., 0]}[name]
-        if not np.all(np.isnan(touched)):
-            raise Failure(f"a nan in an attended {name} must make the output nan; got {touched.ravel()[:3]}", other)
+    rng = rng_of(case)
+    # Also the shape that fused kernels take, where an implementation chooses by shape: one batch axis, Dv = D.
+    plain = (rng.standard_normal((2, 2, 3, 4)).astype(case.query.dtype) for _ in range(3))
+    for one in (case, Case(*plain, seed=case.seed)):
+        for name in ("query", "key", "value"):
+            array = getattr(one, name).copy()
+            array[..., 0, 0] = np.nan
+            other = one.but(**{name: array})
+            output = implementation.run(other).output
+            touched = {"query": output[..., 0, :], "key": output, "value": output[..., 0]}[name]
+            if not np.all(np.isnan(touched)):
+                raise Failure(f"a nan in an attended {name} must make the output nan; got {touched.ravel()[:3]}", other)
 
 
 @clause("IA-S-08", "one key gives its value", bias="none", mask="none")

@@ -102,7 +102,7 @@ def judge(implementation: Implementation, clause: Clause, *, profile: str = "qui
     if why_not:
         return verdict("not supported", why_not)
     declared = implementation.deviations.get(clause.label)
-    failure = refute(implementation, clause, profile, seed)
+    failure = refute(implementation, clause, profile, seed, shrink=declared is None)
     if failure is None:
         if declared is None:
             return verdict("pass")
@@ -112,8 +112,10 @@ def judge(implementation: Implementation, clause: Clause, *, profile: str = "qui
     return verdict("fail", failure.text, failure)
 
 
-def refute(implementation: Implementation, clause: Clause, profile: str, draw_seed: int) -> Failure | None:
-    """The smallest failure that Hypothesis finds, or None."""
+def refute(
+    implementation: Implementation, clause: Clause, profile: str, draw_seed: int, *, shrink: bool = True
+) -> Failure | None:
+    """The smallest failure that Hypothesis finds, or None; without shrinking, the first."""
     if clause.fixed:
         try:
             clause.check(implementation, None)  # type: ignore[arg-type]
@@ -132,7 +134,7 @@ def refute(implementation: Implementation, clause: Clause, profile: str, draw_se
         derandomize=False,
         print_blob=False,
         report_multiple_bugs=False,
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     @given(drawn)
