@@ -17,6 +17,7 @@ __all__ = [
     "device",
     "device_of",
     "dtype_name",
+    "library_of",
     "namespace_of",
     "widen",
     "working_dtype",
@@ -68,7 +69,7 @@ def namespace_of(**arrays: Array) -> Namespace:
     (first, xp), *rest = ((name, array_namespace(array)) for name, array in arrays.items())
     for name, other in rest:
         if other is not xp:
-            _mixed("libraries", first, _library(xp), name, _library(other), "IA-X-01")
+            _mixed("libraries", first, library_of(xp), name, library_of(other), "IA-X-01")
     # A tracer has no device yet: it mixes with every array.
     places = {name: device_of(array) for name, array in arrays.items()}
     known = {name: place for name, place in places.items() if place is not None}
@@ -96,7 +97,8 @@ def check_floating(name: str, array: Array) -> None:
         )
 
 
-def _library(xp: Namespace) -> str:
+def library_of(xp: Namespace) -> str:
+    """Import name of the library behind a namespace."""
     return str(xp.__name__).removeprefix("array_api_compat.").partition(".")[0]
 
 

@@ -26,7 +26,7 @@ def labels_in(*folders: str) -> set[str]:
 
 def raised_labels() -> set[str]:
     """Labels at the end of an error text."""
-    files = [path for folder in ("ia_core", "conformance") for path in (ROOT / folder).rglob("*.py")]
+    files = [path for folder in ("ia_core", "backends", "conformance") for path in (ROOT / folder).rglob("*.py")]
     return {found for path in files for found in re.findall(r"\[(IA-X-\d\d)\]", path.read_text("utf-8"))} | {
         found for path in files for found in re.findall(r'"(IA-X-\d\d)"\)', path.read_text("utf-8"))
     }

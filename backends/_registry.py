@@ -1,0 +1,243 @@
+"""Which path takes a call.
+
+Requirements of the dispatch:
+
+- Importing it imports no framework. The module of a path, which imports its framework, is imported when an
+  array of that framework comes in, and so for a caller who has imported it already.
+- The library of an array is the one that the specification's look-up gives it (``array_namespace``: from the
+  class, through ``sys.modules``, cached per class). Tracers of JAX, parameters and fake tensors of PyTorch, and
+  subclasses thus belong where the specification puts them, and the specification's check refuses a mixture.
+- A call is checked before a path is chosen, by the specification's check: same errors, same texts.
+- A path keeps every rule of the specification, or declines with a reason in words. It decides by types, shapes,
+  dtypes, devices and what is being traced, never by what an array holds: the choice can be made in a trace.
+- What no path takes, the specification computes; so too every array of a library that has no path.
+- ``torch.compile(fullgraph=True)`` can trace it: no import by a computed name, no context variable read.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .._arrays import library_of
+from .._checks import Call
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+__all__ = ["PATHS", "Explanation", "Path", "available", "choose", "explain_choice", "load", "use_backend"]
+
+# Name to library, the first choice of each library first. "any" is every library, and never declines.
+PATHS = {
+    "numpy-tiled": "numpy",
+    "cupy-tiled": "cupy",
+    "torch-sdpa": "torch",
+    "torch-tiled": "torch",
+    "jax-jit": "jax",
+    "reference": "any",
+}
+
+
+class Path(NamedTuple):
+    """A path that a call can take.
+
+    Attributes
+    ----------
+    name : str
+        As :func:`use_backend` takes it.
+    library : str
+        Import name of the library whose arrays it takes; ``"any"`` for the reference.
+    importable : bool
+        Whether that library is installed; it is not imported to find out.
+
+    Examples
+    --------
+    >>> [path.name for path in available() if path.library == "any"]
+    ['reference']
+    """
+
+    name: str
+    library: str
+    importable: bool
+
+
+class Explanation(NamedTuple):
+    """The path that a call would take, and why each path before it would not.
+
+    Attributes
+    ----------
+    path : str
+    declined : dict of str to str
+        Reasons by path: the paths of the arrays' library, or all of them if it has none.
+
+    Examples
+    --------
+    >>> print(Explanation("reference", {"numpy-tiled": "it has its reasons"}))
+    reference
+      numpy-tiled declined: it has its reasons
+    """
+
+    path: str
+    declined: dict[str, str]
+
+    def __str__(self) -> str:
+        """The path on the first line, one reason on each of the others."""
+        return "\n".join([self.path, *(f"  {name} declined: {why}" for name, why in self.declined.items())])
+
+
+def available() -> tuple[Path, ...]:
+    """Every path, its library, and whether that is installed; imports nothing.
+
+    Returns
+    -------
+    tuple of Path
+        The first choice of each library first, the reference last.
+
+    Examples
+    --------
+    >>> available()[0]
+    Path(name='numpy-tiled', library='numpy', importable=True)
+    """
+    return tuple(
+        Path(name, library, library == "any" or importlib.util.find_spec(library) is not None)
+        for name, library in PATHS.items()
+    )
+
+
+def use_backend(name: str) -> AbstractContextManager[None]:
+    """Make every call inside the ``with`` block take one path.
+
+    Parameters
+    ----------
+    name : str
+        ``"reference"``, or another name that :func:`available` lists.
+
+    Returns
+    -------
+    context manager
+        In effect for this thread and this asynchronous task; of nested ones, the innermost.
+
+    Raises
+    ------
+    ValueError
+        If no path has this name (IA-X-22). A call inside the block raises if the path declines it (IA-X-23).
+
+    Notes
+    -----
+    ``jax.jit`` keeps the path of its trace. ``torch.compile`` traces anew when a block is entered or left around
+    the compiled function; inside a compiled function a block breaks the graph.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ia_core.backends import explain
+    >>> q = np.ones((1, 2, 4))
+    >>> with use_backend("reference"):
+    ...     print(explain(q, q, q))
+    reference
+      numpy-tiled declined: use_backend('reference') is in effect
+    """
+    if name not in PATHS:
+        raise ValueError(f"`name` must be one of {', '.join(PATHS)}; got {name!r} [IA-X-22]")
+    return _forcing(name)
+
+
+def choose(call: Call, arrays: dict[str, Any], return_lse: bool) -> str:
+    """The name of the path that takes a checked call.
+
+    Raises
+    ------
+    ValueError
+        If the path that :func:`use_backend` asks for declines (IA-X-23).
+    """
+    library = library_of(call.xp)
+    forced = _forced(library)
+    if forced is None:
+        return next(name for name in PATHS if _why_not(name, library, call, arrays, return_lse) is None)
+    reason = _why_not(forced, library, call, arrays, return_lse)
+    if reason is not None:
+        raise ValueError(f"`use_backend` asks for {forced!r}, which declines this call: {reason} [IA-X-23]")
+    return forced
+
+
+def explain_choice(call: Call, arrays: dict[str, Any], return_lse: bool) -> Explanation:
+    """What :func:`choose` gives, with the reasons."""
+    chosen = choose(call, arrays, return_lse)
+    library = library_of(call.xp)
+    forced = _forced(library)
+    before = list(PATHS)[: list(PATHS).index(chosen)]
+    own = library in PATHS.values()
+    declined = {}
+    for name in [name for name in before if PATHS[name] == library or not own]:
+        why = _why_not(name, library, call, arrays, return_lse)
+        declined[name] = f"use_backend({forced!r}) is in effect" if why is None else why
+    return Explanation(chosen, declined)
+
+
+def load(name: str) -> Any:
+    """The module of a path, with ``declines`` and ``attend``; imports the path's framework."""
+    # Spelled out, because torch.compile follows an import statement and not an import by name.
+    if name == "numpy-tiled":
+        from . import _numpy as module
+    elif name == "cupy-tiled":
+        from . import _cupy as module
+    elif name == "torch-sdpa":
+        from . import _torch as module
+    elif name == "torch-tiled":
+        from . import _torch_tiled as module
+    elif name == "jax-jit":
+        from . import _jax as module
+    else:
+        from .. import _attention as module
+    return module
+
+
+def forced_in_context() -> str | None:
+    """The path that the innermost :func:`use_backend` of this context asks for."""
+    return _FORCED.get()
+
+
+def _why_not(name: str, library: str, call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None:
+    if PATHS[name] == "any":
+        return None
+    if PATHS[name] != library:
+        return f"it takes arrays of {PATHS[name]}; these are of {library}"
+    why: str | None = load(name).declines(call, arrays, return_lse)
+    return why
+
+
+_FORCED: ContextVar[str | None] = ContextVar("ia_core_backend", default=None)
+# The names asked for in any context. A context variable cannot be traced by torch.compile, but this can:
+# compiled code is traced anew when it changes, and where it is empty the variable need not be read.
+_asked: tuple[str, ...] = ()
+_lock = threading.Lock()
+
+
+def _forced(library: str) -> str | None:
+    if not _asked:
+        return None
+    if library == "torch":
+        from ._torch import forced_in_trace
+
+        return forced_in_trace()
+    return forced_in_context()
+
+
+@contextmanager
+def _forcing(name: str) -> Iterator[None]:
+    global _asked
+    token = _FORCED.set(name)
+    with _lock:
+        _asked = tuple(sorted((*_asked, name)))
+    try:
+        yield
+    finally:
+        with _lock:
+            rest = list(_asked)
+            rest.remove(name)
+            _asked = tuple(rest)
+        _FORCED.reset(token)

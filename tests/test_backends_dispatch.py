@@ -1,0 +1,265 @@
+"""Which path runs, what is said about it, and how a path is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ia_core
+from ia_core.backends import Explanation, _registry, available, explain, indirect_attention, use_backend
+
+from .test_backends_bounds import LIBRARIES
+
+Q = np.ones((1, 2, 4), np.float32)
+FRAMEWORKS = ("torch", "jax", "cupy", "dask", "ml_dtypes")
+
+
+def python(code: str, folder: Path) -> str:
+    """What a fresh interpreter prints, started away from the tree."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+LOADED = f"print(sorted(name for name in {FRAMEWORKS!r} if name in sys.modules))"
+
+
+def test_a_call_on_numpy_imports_no_framework(tmp_path: Path) -> None:
+    code = f"""
+import sys
+import numpy as np
+from ia_core.backends import available, explain, indirect_attention, use_backend
+q = np.ones((1, 2, 4))
+indirect_attention(q, q, q, return_lse=True)
+print(explain(q, q, q).path)
+with use_backend("reference"):
+    indirect_attention(q, q, q)
+try:
+    with use_backend("torch-sdpa"):
+        indirect_attention(q, q, q)
+except ValueError as error:
+    print("IA-X-23" in str(error))
+assert available()
+{LOADED}
+"""
+    assert python(code, tmp_path).splitlines() == ["numpy-tiled", "True", "[]"]
+
+
+@pytest.mark.parametrize(("library", "array"), [("torch", "torch.ones(1, 2, 4)"), ("jax", "jax.numpy.ones((1, 2, 4))")])
+def test_a_call_on_one_framework_imports_no_other(library: str, array: str, tmp_path: Path) -> None:
+    code = f"""
+import sys, {library}
+before = set(sys.modules)
+from ia_core.backends import explain, indirect_attention
+q = {array}
+indirect_attention(q, q, q), explain(q, q, q)
+print(sorted(name for name in {FRAMEWORKS!r} if name in sys.modules and name not in before))
+"""
+    assert python(code, tmp_path) == "[]"
+
+
+@pytest.mark.parametrize(("library", "path"), [("numpy", "numpy-tiled"), ("torch", "torch-sdpa"), ("jax", "jax-jit")])
+def test_explain_names_the_first_choice(library: str, path: str) -> None:
+    q = LIBRARIES[library].give(Q)
+    assert explain(q, q, q) == Explanation(path, {})
+    assert str(explain(q, q, q)) == path
+
+
+def test_explain_says_why_a_path_declines() -> None:
+    import torch
+
+    q = torch.ones(1, 2, 4)
+    assert str(explain(q, q, q, return_lse=True)) == (
+        "torch-tiled\n  torch-sdpa declined: scaled_dot_product_attention does not give the lse"
+    )
+    elsewhere = q.to("meta")
+    assert str(explain(elsewhere, elsewhere, elsewhere)) == (
+        "torch-tiled\n  torch-sdpa declined: its kernels were found to keep the rules on the CPU only; "
+        "`query` is on meta"
+    )
+
+
+def test_explain_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("computed")
+
+    for name in ("matmul", "exp", "sum", "where"):
+        monkeypatch.setattr(np, name, refuse)
+    assert explain(Q, Q, Q, mask=np.ones((2, 2), bool), return_lse=True).path == "numpy-tiled"
+
+
+def test_explain_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    ran = []
+    for name in _registry.PATHS:
+        if name == "cupy-tiled" or name == "reference":
+            continue
+        module = _registry.load(name)
+        attend = module.attend
+        monkeypatch.setattr(module, "attend", lambda *a, n=name, f=attend: (ran.append(n), f(*a))[1])
+    for library in ("numpy", "torch", "jax"):
+        q = LIBRARIES[library].give(Q)
+        for lse in (False, True):
+            ran.clear()
+            indirect_attention(q, q, q, return_lse=lse)
+            assert ran == [explain(q, q, q, return_lse=lse).path]
+    with torch.no_grad(), torch.inference_mode():
+        assert explain(*[torch.ones(1, 2, 4)] * 3).path == "torch-sdpa"
+
+
+class Loud(np.ndarray):
+    """A subclass with nothing of its own; what it would do cannot be known."""
+
+
+def test_subclasses_are_left_to_the_reference() -> None:
+    import torch
+
+    class Tensor(torch.Tensor):
+        pass
+
+    for array, kind, own in (
+        (Q.view(Loud), "Loud", ["numpy-tiled"]),
+        (torch.ones(1, 2, 4).as_subclass(Tensor), "Tensor", ["torch-sdpa", "torch-tiled"]),
+    ):
+        why = f"`query` is a {kind}, which may compute in its own way"
+        assert explain(array, array, array) == Explanation("reference", dict.fromkeys(own, why))
+        assert type(indirect_attention(array, array, array)) is type(ia_core.indirect_attention(array, array, array))
+
+
+def test_what_stands_for_an_array_takes_the_path_of_its_library(tmp_path: Path) -> None:
+    import jax
+    import torch
+    from torch._subclasses import FakeTensorMode
+
+    parameter = torch.nn.Parameter(torch.ones(1, 2, 4))
+    assert explain(parameter, parameter, parameter).path == "torch-sdpa"
+    with FakeTensorMode():
+        fake = torch.ones(1, 2, 4)
+        assert explain(fake, fake, fake).path == "torch-sdpa"
+        assert indirect_attention(fake, fake, fake).shape == (1, 2, 4)
+    said = []
+    jax.make_jaxpr(lambda q: said.append(explain(q, q, q).path) or q)(jax.numpy.ones((1, 2, 4)))
+    jax.vmap(lambda q: said.append(explain(q, q, q).path) or q)(jax.numpy.ones((3, 1, 2, 4)))
+    jax.grad(lambda q: said.append(explain(q, q, q).path) or q.sum())(jax.numpy.ones((1, 2, 4)))
+    assert said == ["jax-jit"] * 3
+    np.save(tmp_path / "q.npy", Q)
+    mapped = np.load(tmp_path / "q.npy", mmap_mode="r")
+    assert explain(mapped, mapped, mapped).path == "numpy-tiled"
+
+
+def test_any_other_library_takes_the_reference() -> None:
+    dask = pytest.importorskip("dask.array")
+    q = dask.from_array(Q)
+    said = explain(q, q, q)
+    assert said.path == "reference" and set(said.declined) == set(_registry.PATHS) - {"reference"}
+    assert said.declined["torch-sdpa"] == "it takes arrays of torch; these are of dask"
+    np.testing.assert_array_equal(indirect_attention(q, q, q).compute(), ia_core.indirect_attention(q, q, q).compute())
+
+
+def test_use_backend_nests_and_is_left_by_an_error() -> None:
+    q = LIBRARIES["torch"].give(Q)
+    with use_backend("torch-tiled"):
+        assert explain(q, q, q) == Explanation("torch-tiled", {"torch-sdpa": "use_backend('torch-tiled') is in effect"})
+        with pytest.raises(KeyError), use_backend("reference"):
+            assert explain(q, q, q).path == "reference"
+            raise KeyError
+        assert explain(q, q, q).path == "torch-tiled"
+    assert explain(q, q, q).path == "torch-sdpa"
+    assert _registry._asked == ()
+
+
+def test_use_backend_refuses_an_unknown_name_at_once() -> None:
+    with pytest.raises(ValueError) as caught:
+        use_backend("cuda")
+    assert str(caught.value) == f"`name` must be one of {', '.join(_registry.PATHS)}; got 'cuda' [IA-X-22]"
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "keywords", "reason"),
+    [
+        ("jax-jit", "numpy", {}, "it takes arrays of jax; these are of numpy"),
+        ("cupy-tiled", "torch", {}, "it takes arrays of cupy; these are of torch"),
+        ("torch-sdpa", "torch", {"return_lse": True}, "scaled_dot_product_attention does not give the lse"),
+    ],
+)
+def test_a_path_that_declines_is_an_error(name: str, library: str, keywords: dict[str, Any], reason: str) -> None:
+    q = LIBRARIES[library].give(Q)
+    wanted = f"`use_backend` asks for {name!r}, which declines this call: {reason} [IA-X-23]"
+    for function in (indirect_attention, explain):
+        with use_backend(name), pytest.raises(ValueError) as caught:
+            function(q, q, q, **keywords)
+        assert str(caught.value) == wanted
+
+
+def test_use_backend_is_seen_by_its_own_thread_alone() -> None:
+    inside, seen = threading.Event(), threading.Event()
+    told: list[str] = []
+
+    def other() -> None:
+        inside.wait(10)
+        told.append(explain(Q, Q, Q).path)
+        with use_backend("numpy-tiled"):
+            told.append(explain(Q, Q, Q).path)
+        seen.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with use_backend("reference"):
+        inside.set()
+        assert seen.wait(10)
+        assert explain(Q, Q, Q).path == "reference"
+    thread.join()
+    assert told == ["numpy-tiled", "numpy-tiled"] and _registry._asked == ()
+
+
+def test_use_backend_is_seen_by_its_own_task_alone() -> None:
+    async def forced(name: str) -> list[str]:
+        told = []
+        with use_backend(name):
+            for _ in range(3):
+                await asyncio.sleep(0)
+                told.append(explain(Q, Q, Q).path)
+        return told
+
+    async def free() -> list[str]:
+        told = []
+        for _ in range(3):
+            await asyncio.sleep(0)
+            told.append(explain(Q, Q, Q).path)
+        return told
+
+    async def together() -> list[list[str]]:
+        return await asyncio.gather(forced("reference"), free(), forced("numpy-tiled"))
+
+    assert asyncio.run(together()) == [["reference"] * 3, ["numpy-tiled"] * 3, ["numpy-tiled"] * 3]
+    assert _registry._asked == ()
+
+
+def test_available_is_complete_and_true() -> None:
+    paths = {path.name: path for path in available()}
+    assert list(paths) == list(_registry.PATHS)
+    for path in paths.values():
+        there = path.library == "any" or importlib.util.find_spec(path.library) is not None
+        assert path.importable is there
+    for path in paths.values():
+        if path.importable:
+            assert callable(_registry.load(path.name).attend)
+
+
+def test_the_numbers_are_those_of_the_path_asked_for() -> None:
+    # NumPy's path rounds differently only where it has several tiles; the reference is bitwise itself.
+    random = np.random.default_rng(0)
+    q, k, v = (random.normal(size=(2, 5, 4)) for _ in range(3))
+    with use_backend("reference"):
+        got = indirect_attention(q, k, v, return_lse=True)
+    for one, other in zip(got, ia_core.indirect_attention(q, k, v, return_lse=True), strict=True):
+        np.testing.assert_array_equal(one, other)
