@@ -78,8 +78,8 @@ def poison(implementation: Implementation, case: Case) -> None:
 def nan_reaches(implementation: Implementation, case: Case) -> None:
     rng = rng_of(case)
     # Also the shape that fused kernels take, where an implementation chooses by shape: one batch axis, Dv = D.
-    plain = (rng.standard_normal((2, 2, 3, 4)).astype(case.query.dtype) for _ in range(3))
-    for one in (case, Case(*plain, seed=case.seed)):
+    query, key, value = (rng.standard_normal((2, 2, 3, 4)).astype(case.query.dtype) for _ in range(3))
+    for one in (case, Case(query, key, value, seed=case.seed)):
         for name in ("query", "key", "value"):
             array = getattr(one, name).copy()
             array[..., 0, 0] = np.nan
