@@ -45,6 +45,7 @@ def summary(
                 "implementation": v.implementation,
                 "outcome": v.outcome,
                 "reason": v.reason,
+                "seen": v.seen,
                 "case": v.case,
                 "details": v.details,
                 "repeat": v.repeat,

@@ -31,8 +31,10 @@ class Verdict:
     outcome : str
         One of OUTCOMES. A deviation is a failure that the implementer declared; an unexpected pass is a declared
         deviation that did not show, which is an error in the declaration.
-    reason, case : str
-        What was seen, and the smallest call that shows it.
+    reason : str
+        What was seen; for a deviation, what the implementer declared.
+    seen, case : str
+        For a deviation, what was seen; the smallest call that shows it (the first, for a deviation).
     details : dict
         As in :class:`ia_core.conformance.Failure`.
     repeat : str
@@ -53,6 +55,7 @@ class Verdict:
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     repeat: str = ""
     seconds: float = 0.0
+    seen: str = ""
 
     @property
     def bad(self) -> bool:
@@ -62,6 +65,7 @@ class Verdict:
     def lines(self) -> list[str]:
         """What a person needs to see of it."""
         found = [f"{self.label} {CLAUSES[self.label].title}", f"{self.outcome}: {self.reason}"]
+        found += [f"seen: {self.seen}"] if self.seen else []
         found += [f"on {self.case}"] if self.case else []
         return found + ([f"repeat with: {self.repeat}"] if self.repeat else [])
 
@@ -96,7 +100,8 @@ def judge(implementation: Implementation, clause: Clause, *, profile: str = "qui
         details = {} if failure is None else failure.details
         repeat = _repeat(implementation, clause, profile, seed) if failure is not None else ""
         elapsed = time.perf_counter() - start
-        return Verdict(clause.label, implementation.name, outcome, reason, case, details, repeat, elapsed)
+        seen = failure.text if failure is not None and outcome == "deviation" else ""
+        return Verdict(clause.label, implementation.name, outcome, reason, case, details, repeat, elapsed, seen)
 
     why_not = clause.unsupported(implementation)
     if why_not:
@@ -108,7 +113,7 @@ def judge(implementation: Implementation, clause: Clause, *, profile: str = "qui
             return verdict("pass")
         return verdict("unexpected pass", f"declared as a deviation ({declared}), but it holds")
     if declared is not None:
-        return verdict("deviation", f"{declared} [{failure.text}]", failure)
+        return verdict("deviation", declared, failure)
     return verdict("fail", failure.text, failure)
 
 
