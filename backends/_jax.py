@@ -45,6 +45,7 @@ def _compiled(query: Any, key: Any, value: Any, bias: Any, mask: Any, *, scale: 
 
 
 def _attend_tiles(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any, rows: int) -> tuple[Any, Any]:
+    v: Any
     q, k, v, mask = prepare(call, query, key, value, mask)
 
     @functools.partial(jax.checkpoint, static_argnums=1)

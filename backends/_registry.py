@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .. import _attention
 from .._arrays import library_of
 from .._checks import Call
 
@@ -182,18 +183,26 @@ def load(name: str) -> Any:
     """The module of a path, with ``declines`` and ``attend``; imports the path's framework."""
     # Spelled out, because torch.compile follows an import statement and not an import by name.
     if name == "numpy-tiled":
-        from . import _numpy as module
-    elif name == "cupy-tiled":
-        from . import _cupy as module
-    elif name == "torch-sdpa":
-        from . import _torch as module
-    elif name == "torch-tiled":
-        from . import _torch_tiled as module
-    elif name == "jax-jit":
-        from . import _jax as module
-    else:
-        from .. import _attention as module
-    return module
+        from . import _numpy
+
+        return _numpy
+    if name == "cupy-tiled":
+        from . import _cupy
+
+        return _cupy
+    if name == "torch-sdpa":
+        from . import _torch
+
+        return _torch
+    if name == "torch-tiled":
+        from . import _torch_tiled
+
+        return _torch_tiled
+    if name == "jax-jit":
+        from . import _jax
+
+        return _jax
+    return _attention
 
 
 def forced_in_context() -> str | None:

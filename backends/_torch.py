@@ -70,6 +70,7 @@ def own_precision(array: Any) -> AbstractContextManager[Any]:
 def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -> tuple[Any, None]:
     """Output of a checked call, in the working dtype."""
     # Working dtype first: in halves the kernels round the weights before they meet the values.
+    v: Any
     q, k, v, _ = prepare(call, query, key, value, mask)
     Dv = v.shape[-1]
     q, k, v = _same_width(_four_axes(q), _four_axes(k), _four_axes(v))
