@@ -108,7 +108,10 @@ def print_report(console: Console, verdicts: Sequence[Verdict], *, details: bool
     counts = Counter(v.outcome for v in verdicts)
     said = ", ".join(f"{n} {name}" for name, n in counts.items())
     console.print(
-        Text(f"\n{len(names)} implementations, {len(CLAUSES)} clauses: {said}", "bold red" if bad else "bold")
+        Text(
+            f"\n{len(names)} implementations, {len({v.label for v in verdicts})} clauses: {said}",
+            "bold red" if bad else "bold",
+        )
     )
 
 
@@ -156,10 +159,21 @@ def _sections(verdicts: Sequence[Verdict]) -> str:
             for v in chosen
         )
         parts.append(f"<h2>{title} ({len(chosen)})</h2>{blocks}")
-    clauses = "".join(
-        f"<tr><th>{label}</th><td>{html.escape(clause.title)}</td></tr>" for label, clause in sorted(CLAUSES.items())
-    )
-    return "".join(parts) + f"<h2>The clauses</h2><table>{clauses}</table>"
+    return "".join(parts) + f"<h2>Clause by clause</h2>{_matrix(verdicts)}"
+
+
+def _matrix(verdicts: Sequence[Verdict]) -> str:
+    """Every clause with its statement, and what it says of each implementation."""
+    names = list(dict.fromkeys(v.implementation for v in verdicts))
+    found = {(v.label, v.implementation): cell([v]) for v in verdicts}
+    words = {"pass": "pass", "fail": "FAIL", "deviation": "dev.", "unsupported": "-"}
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    body = ""
+    for label in sorted({v.label for v in verdicts}):
+        kinds = [found[label, name][1] if (label, name) in found else "unsupported" for name in names]
+        cells = "".join(f'<td class="{kind}">{words[kind]}</td>' for kind in kinds)
+        body += f"<tr><th>{label}</th><td>{html.escape(CLAUSES[label].title)}</td>{cells}</tr>"
+    return f'<div class="wide"><table><tr><th>label</th><th>statement</th>{head}</tr>{body}</table></div>'
 
 
 def _write(path: str, text: str) -> None:
@@ -176,6 +190,7 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; }
 th, td { border: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }
+th:first-child { white-space: nowrap; }
 td.pass { color: var(--pass); } td.fail { color: var(--fail); font-weight: bold; } td.deviation { color: var(--dev); }
 td.unsupported { opacity: .6; } pre { white-space: pre-wrap; overflow-wrap: anywhere; } summary { cursor: pointer; }
 @media (prefers-color-scheme: dark) { :root { --pass: #3fb950; --fail: #ff7b72; --dev: #d29922; } }
