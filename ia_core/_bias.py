@@ -352,7 +352,7 @@ def check_parameters(owner: str, parameters: Any, shapes: dict[str, tuple[int | 
     for name, array in arrays.items():
         check_floating(f"{owner}.{name}", array)
         wanted, shape = shapes[name], tuple(array.shape)
-        if len(shape) != len(wanted) or any(w not in (None, s) for w, s in zip(wanted, shape, strict=True)):
+        if len(shape) != len(wanted) or any(w is not None and w != s for w, s in zip(wanted, shape, strict=True)):
             axes = str(tuple("any" if size is None else size for size in wanted)).replace("'", "")
             raise ValueError(f"`{owner}.{name}` must have shape {axes}; got {shape} [IA-X-14]")
     names = {dtype_name(array.dtype) for array in arrays.values()}

@@ -144,6 +144,6 @@ def _check_bias(query: Array, dtype: Any, shape: tuple[int, ...], call: Call) ->
 def _check_broadcast(name: str, shape: tuple[int, ...], call: Call, label: str) -> None:
     target = call.scores_shape
     ends = zip(reversed(shape), reversed(target), strict=False)
-    if len(shape) > len(target) or any(size not in (1, want) for size, want in ends):
+    if len(shape) > len(target) or any(size != 1 and size != want for size, want in ends):
         axes = "(..., H, M, N)" if call.batch else "(H, M, N)"
         raise ValueError(f"`{name}` of shape {shape} does not broadcast to {axes} = {target} [{label}]")

@@ -140,7 +140,7 @@ def _broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
     pairs = zip((1,) * (rank - len(one)) + one, (1,) * (rank - len(other)) + other, strict=True)
     shape = []
     for size, size_other in pairs:
-        if size != size_other and 1 not in (size, size_other):
+        if size != size_other and size != 1 and size_other != 1:
             raise ValueError(
                 f"`bias.value_positions` must have leading axes that broadcast with those of query_positions, {one}; "
                 f"got {other} [IA-X-15]"

@@ -161,7 +161,7 @@ def _check_queries(embedding: Array, content: Array, selection: Array | None) ->
     M = N if selection is None else _check_selection(selection, tuple(batch))
     given, wanted = tuple(embedding.shape), (*batch, M, d)
     ends = zip(reversed(given[:-1]), reversed(wanted[:-1]), strict=False)
-    if len(given) > len(wanted) or given[-1] != d or any(size not in (1, want) for size, want in ends):
+    if len(given) > len(wanted) or given[-1] != d or any(size != 1 and size != want for size, want in ends):
         axes = "(..., M, d)" if batch else "(M, d)"
         raise ValueError(f"`embedding` of shape {given} does not broadcast to {axes} = {wanted} [IA-X-19]")
     return wanted

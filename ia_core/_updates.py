@@ -361,7 +361,7 @@ def _positions(name: str, positions: Array, step: Array) -> Array:
             raise TypeError(f"`{name}` must be integer or {allowed}; got {kind} [IA-X-30]")
     given, wanted = tuple(positions.shape), tuple(step.shape)
     ends = zip(reversed(given), reversed(wanted), strict=False)
-    if len(given) > len(wanted) or any(size not in (1, want) for size, want in ends):
+    if len(given) > len(wanted) or any(size != 1 and size != want for size, want in ends):
         raise ValueError(f"`{name}` of shape {given} does not broadcast to {wanted} [IA-X-30]")
     return xp.astype(positions, step.dtype, copy=False)
 
