@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -34,4 +33,5 @@ def test_import_takes_little_longer_than_numpy(tmp_path: Path) -> None:
     # NumPy comes first, so that what is measured is what ia_core adds to it in one and the same process.
     code = "import numpy; from time import perf_counter as now; t = now(); import ia_core; print(now() - t)"
     python(code, tmp_path)  # compiles the bytecode, once
-    assert statistics.median(float(python(code, tmp_path)) for _ in range(RUNS)) < ALLOWED_SECONDS
+    # Whatever else the machine does adds to a run and never takes away: the least is nearest to the import itself.
+    assert min(float(python(code, tmp_path)) for _ in range(RUNS)) < ALLOWED_SECONDS
