@@ -57,9 +57,7 @@ def conform(options: argparse.Namespace, fast: Callable[..., Any], versions: dic
 
 
 def _run_of(options: argparse.Namespace, builtin: Catalogue) -> ConformanceRun:
-    said = Options(
-        options.library, options.layout, _words(options.dtypes), _words(options.supports), options.device
-    )
+    said = Options(options.library, options.layout, _words(options.dtypes), _words(options.supports), options.device)
     clauses = select_clauses(options.clause)
     if options.targets:
         implementations = [resolve(target, said, builtin) for target in options.targets]

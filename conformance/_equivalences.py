@@ -9,16 +9,16 @@ import numpy as np
 from ia_core import AttentionState, merge_states
 
 from ._case import Case, rng_of
-from ._clause import check_elements, clause, truth_of, within
+from ._clause import check_elements, clause, conforms, truth_of, within
 from ._implementation import Implementation
 
 __all__: list[str] = []
 
 
 def agree(implementation: Implementation, one: Case, other: Case, what: str) -> None:
-    """Two calls have the same output, within the sum of their bounds."""
-    bounds = truth_of(one)[1].output + truth_of(other)[1].output
-    within(what, implementation.run(other).output, implementation.run(one).output, bounds, other)
+    """Two calls have the same output, within the sum of their bounds, and the first one is right."""
+    wanted, bound = conforms(implementation, one)
+    within(what, implementation.run(other).output, wanted, bound + truth_of(other)[1].output, other)
 
 
 def full_bias(case: Case) -> np.ndarray:
@@ -71,8 +71,8 @@ def query_order(implementation: Implementation, case: Case) -> None:
     order = rng_of(case).permutation(case.query.shape[-2])
     case = case.but(bias=full_bias(case))
     other = case.but(query=case.query[..., order, :], bias=case.bias[..., order, :])
-    bounds = truth_of(case)[1].output[..., order, :] + truth_of(other)[1].output
-    wanted = implementation.run(case).output[..., order, :]
+    wanted, bound = (array[..., order, :] for array in conforms(implementation, case))
+    bounds = bound + truth_of(other)[1].output
     within("output with permuted queries", implementation.run(other).output, wanted, bounds, other)
 
 
@@ -89,14 +89,9 @@ def duplicated_key(implementation: Implementation, case: Case) -> None:
     once = case.but(bias=added)
     # log 2 is rounded to the dtype of the bias: that much the true outputs themselves differ.
     apart = np.abs(truth_of(twice)[0].output.high - truth_of(once)[0].output.high)
-    bounds = truth_of(once)[1].output + truth_of(twice)[1].output + 2 * apart
-    within(
-        "output with a key given twice",
-        implementation.run(twice).output,
-        implementation.run(once).output,
-        bounds,
-        twice,
-    )
+    wanted, bound = conforms(implementation, once)
+    bounds = bound + truth_of(twice)[1].output + 2 * apart
+    within("output with a key given twice", implementation.run(twice).output, wanted, bounds, twice)
 
 
 @clause(
@@ -144,9 +139,8 @@ def head_independence(implementation: Implementation, case: Case) -> None:
         changed[name] = array
     other = case.but(**changed)
     keep = (Ellipsis, slice(0, group), slice(None), slice(None))
-    bounds = 2 * truth_of(case)[1].output[keep]
-    one, two = (implementation.run(c).output[keep] for c in (case, other))
-    within("output of the first head", two, one, bounds, other)
+    one, bound = (array[keep] for array in conforms(implementation, case))
+    within("output of the first head", implementation.run(other).output[keep], one, 2 * bound, other)
 
 
 @clause("IA-E-10", "a batch element does not depend on the others", bias="none", mask="none", least_batch=1)
@@ -158,8 +152,8 @@ def batch_independence(implementation: Implementation, case: Case) -> None:
         array[1:] = rng.standard_normal(array[1:].shape).astype(array.dtype)
         changed[name] = array
     other = case.but(**changed)
-    one, two = (implementation.run(c).output[:1] for c in (case, other))
-    within("output of the first element", two, one, 2 * truth_of(case)[1].output[:1], other)
+    one, bound = (array[:1] for array in conforms(implementation, case))
+    within("output of the first element", implementation.run(other).output[:1], one, 2 * bound, other)
 
 
 @clause("IA-E-11", "a huge bias addresses one value", needs={"bias"}, bias="none", mask="none", least=2)
@@ -182,11 +176,12 @@ def linear_in_values(implementation: Implementation, case: Case) -> None:
     mixed = (2 * case.value.astype(np.float64) - 0.5 * second.astype(np.float64)).astype(case.value.dtype)
     rounding = np.abs(mixed.astype(np.float64) - (2 * case.value.astype(np.float64) - 0.5 * second.astype(np.float64)))
     both = case.but(value=mixed)
-    (truth, b1), (_, b2), (_, b3) = truth_of(case), truth_of(other), truth_of(both)
+    truth, _ = truth_of(case)
     group = case.query.shape[-3] // case.key.shape[-3]
     apart = truth.weights @ np.repeat(rounding, group, axis=-3)
-    wanted = 2 * implementation.run(case).output - 0.5 * implementation.run(other).output
-    bounds = 2 * b1.output + 0.5 * b2.output + b3.output + apart
+    (one, bound_one), (two, bound_two) = (conforms(implementation, c) for c in (case, other))
+    wanted = 2 * one - 0.5 * two
+    bounds = 2 * bound_one + 0.5 * bound_two + truth_of(both)[1].output + apart
     within("output of 2 v - w / 2", implementation.run(both).output, wanted, bounds, both)
 
 
@@ -207,8 +202,7 @@ def mask_is_minus_inf(implementation: Implementation, case: Case) -> None:
 
 @clause("IA-E-15", "tiles of queries do not matter", least=2)
 def query_tiles(implementation: Implementation, case: Case) -> None:
-    whole = implementation.run(case).output
-    _, bound = truth_of(case)
+    whole, bound = conforms(implementation, case)
     for i in range(case.query.shape[-2]):
         rows = (Ellipsis, slice(i, i + 1), slice(None))
         cut = {
@@ -216,4 +210,4 @@ def query_tiles(implementation: Implementation, case: Case) -> None:
             for name, array in (("bias", case.bias), ("mask", case.mask))
         }
         tile = case.but(query=case.query[rows], **cut)
-        within(f"row {i} alone", implementation.run(tile).output, whole[rows], 2 * bound.output[rows], tile)
+        within(f"row {i} alone", implementation.run(tile).output, whole[rows], 2 * bound[rows], tile)

@@ -92,15 +92,14 @@ def form(implementation: Implementation, case: Case) -> None:
 @clause("IA-F-11", "any number of leading axes", needs={"batch_axes"}, bias="none", mask="none")
 def leading_axes(implementation: Implementation, case: Case) -> None:
     first = case.but(**{name: getattr(case, name)[(0,) * (case.query.ndim - 3)] for name in ("query", "key", "value")})
-    once = implementation.run(first).output
-    _, bound = truth_of(first)
+    once, bound = conforms(implementation, first)
     for axes in (1, 2):
         lifted = first.but(**{name: getattr(first, name)[(None,) * axes] for name in ("query", "key", "value")})
         within(
             f"output with {axes} leading axes",
             implementation.run(lifted).output,
             once[(None,) * axes],
-            2 * bound.output[(None,) * axes],
+            2 * bound[(None,) * axes],
             lifted,
         )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 from ia_core.conformance import CLAUSES, Implementation, judge
@@ -24,6 +27,31 @@ def test_unmutated_is_acquitted(label: str) -> None:
     honest = Implementation(attention, "honest", dtypes=DTYPES, supports=FORWARD | {"position_bias"})
     verdict = judge(honest, CLAUSES[label], seed=3)
     assert verdict.outcome in ("pass", "not supported"), verdict.lines()
+
+
+# What does not look at the numbers: the form of the output, written inputs, repetition, outputs without elements or keys.
+FORM = {"IA-F-10", "IA-L-02", "IA-L-03", "IA-S-04", "IA-S-05"}
+
+
+def zeros(query: Any, key: Any, value: Any, **keywords: Any) -> Any:
+    return np.zeros((*query.shape[:-1], value.shape[-1]), query.dtype)
+
+
+def mean_of_values(query: Any, key: Any, value: Any, **keywords: Any) -> Any:
+    mean = value.astype(np.float64).mean(axis=-2, keepdims=True) if value.size else np.zeros((*value.shape[:-2], 1, 1))
+    mean = np.repeat(mean, query.shape[-3] // key.shape[-3], axis=-3)
+    return np.broadcast_to(mean, (*query.shape[:-1], value.shape[-1])).astype(query.dtype)
+
+
+@pytest.mark.parametrize(
+    ("fn", "where_it_is_right"),
+    [(zeros, set()), (mean_of_values, {"IA-E-13", "IA-P-05", "IA-S-08"})],  # equal values, equal scores, one key
+    ids=["zeros", "mean"],
+)
+def test_no_clause_is_vacuous(fn: Any, where_it_is_right: set[str]) -> None:
+    trivial = Implementation(fn, fn.__name__, dtypes=DTYPES, supports=FORWARD | {"position_bias"})
+    passed = {label for label, clause in CLAUSES.items() if judge(trivial, clause).outcome == "pass"}
+    assert passed == FORM | where_it_is_right
 
 
 def test_bugs_are_told_apart() -> None:
