@@ -78,6 +78,7 @@ BAD_CALLS = [
     BadCall("IA-X-13", "scale", ValueError, "got -1.0", lambda c: {"scale": -1.0}),
     BadCall("IA-X-13", "scale", ValueError, "got nan", lambda c: {"scale": float("nan")}),
     BadCall("IA-X-13", "scale", ValueError, "got inf", lambda c: {"scale": float("inf")}),
+    BadCall("IA-X-13", "scale", ValueError, "got 1000", lambda c: {"scale": 10**400}),
     BadCall("IA-X-13", "scale", TypeError, "got str", lambda c: {"scale": "1"}),
 ]
 

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ._implementation import Implementation
-from ._libraries import has_device
+from ._libraries import has_device, to_library
 from ._own import fast_paths, references
 from ._report import print_report, summary, write_html, write_json
 from ._targets import Options, resolve, select_clauses
@@ -63,7 +64,23 @@ def _run_of(options: argparse.Namespace, builtin: Catalogue) -> ConformanceRun:
         implementations = [resolve(target, said, builtin) for target in options.targets]
     else:
         implementations = _everything(builtin, options.device)
+    for implementation in implementations:
+        _check_device(implementation)
     return ConformanceRun(implementations, clauses, profile=options.profile, seed=options.seed)
+
+
+def _check_device(implementation: Implementation) -> None:
+    """Refuse a library or a device that is not there before anything is judged (IA-X-21)."""
+    library, device = implementation.library, implementation.device
+    if device not in (None, "cpu") and library == "numpy":
+        raise ValueError(
+            f"`--device` of {implementation.name} must be cpu: it takes numpy arrays; got {device} [IA-X-21]"
+        )
+    try:
+        to_library(np.zeros(1, np.float32), library, device)
+    except Exception as error:  # whatever the framework raises for a device that it does not have
+        place = library if device is None else f"{library} on {device}"
+        raise ValueError(f"{implementation.name} needs {place}, not to be had here: {error} [IA-X-21]") from error
 
 
 def _everything(builtin: Catalogue, device: str | None) -> list[Implementation]:

@@ -91,17 +91,20 @@ def form(implementation: Implementation, case: Case) -> None:
 
 @clause("IA-F-11", "any number of leading axes", needs={"batch_axes"}, bias="none", mask="none")
 def leading_axes(implementation: Implementation, case: Case) -> None:
-    first = case.but(**{name: getattr(case, name)[(0,) * (case.query.ndim - 3)] for name in ("query", "key", "value")})
-    once, bound = conforms(implementation, first)
-    for axes in (1, 2):
-        lifted = first.but(**{name: getattr(first, name)[(None,) * axes] for name in ("query", "key", "value")})
-        within(
-            f"output with {axes} leading axes",
-            implementation.run(lifted).output,
-            once[(None,) * axes],
-            2 * bound[(None,) * axes],
-            lifted,
-        )
+    names = ("query", "key", "value")
+    first = case.but(**{name: getattr(case, name)[(0,) * (case.query.ndim - 3)] for name in names})
+    again = first.but(query=-first.query, value=2 * first.value)
+    wanted, bound = (
+        np.stack(pair) for pair in zip(*(conforms(implementation, c) for c in (first, again)), strict=True)
+    )
+    for axes in ((2,), (1, 2), (2, 1)):
+
+        def lift(pair: np.ndarray, axes: tuple[int, ...] = axes) -> np.ndarray:
+            return pair.reshape(*axes, *pair.shape[1:])
+
+        lifted = first.but(**{name: lift(np.stack([getattr(first, name), getattr(again, name)])) for name in names})
+        got = implementation.run(lifted).output
+        within(f"output with leading axes {axes}", got, lift(wanted), 2 * lift(bound), lifted)
 
 
 @clause("IA-F-12", "the weights are normalised over the keys", needs={"value_width"}, bias="none", mask="none", least=2)

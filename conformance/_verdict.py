@@ -165,6 +165,7 @@ def check_deviations(implementation: Implementation) -> None:
 def _repeat(implementation: Implementation, clause: Clause, profile: str, seed: int) -> str:
     words = ["ia-core", "conform", implementation.target or implementation.name]
     words += ["--clause", clause.label, "--profile", profile, "--seed", str(seed)]
+    words += ["--device", implementation.device] if implementation.device else []
     if ":" in implementation.target:
         words += ["--library", implementation.library] if implementation.library != "numpy" else []
         words += ["--layout", implementation.layout] if implementation.layout != "BHMD" else []

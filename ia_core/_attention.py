@@ -197,7 +197,9 @@ def softmax(call: Call, s: Array) -> tuple[Array, Array]:
         return s, xp.full(call.scores_shape[:-1], -math.inf, dtype=s.dtype, device=device(s))
     top = xp.max(s, axis=-1, keepdims=True)
     top = xp.where(top == -math.inf, 0.0, top)  # exp(-inf - (-inf)) would be nan
-    exps = xp.exp(s - top)
+    below = s - top
+    # A compiler may compute s twice, with other rounding: then a score lies above the maximum, and may overflow.
+    exps = xp.exp(xp.where(below > 0.0, 0.0, below))
     total = xp.sum(exps, axis=-1, keepdims=True)  # at least 1 unless the row is empty
     empty = total == 0.0
     total = xp.where(empty, 1.0, total)

@@ -89,7 +89,7 @@ class OffsetMLP(NamedTuple):
         """The namespace of the parameters, if they fit together (IA-X-14)."""
         hidden = self.w1.shape[0] if self.w1.ndim else 0
         return check_parameters(
-            "OffsetMLP", self, {"w1": (hidden,), "b1": (hidden,), "w2": (hidden, None), "b2": (self.w2.shape[-1],)}
+            "OffsetMLP", self, {"w1": (hidden,), "b1": (hidden,), "w2": (hidden, None), "b2": self.w2.shape[1:]}
         )
 
 
@@ -140,7 +140,7 @@ class EdgeMLP(NamedTuple):
         """The namespace of the parameters, if they fit together (IA-X-14)."""
         hidden = self.w1.shape[-1] if self.w1.ndim else 0
         return check_parameters(
-            "EdgeMLP", self, {"w1": (2, hidden), "b1": (hidden,), "w2": (hidden, None), "b2": (self.w2.shape[-1],)}
+            "EdgeMLP", self, {"w1": (2, hidden), "b1": (hidden,), "w2": (hidden, None), "b2": self.w2.shape[1:]}
         )
 
 

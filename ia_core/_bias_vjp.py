@@ -57,6 +57,7 @@ def _two_layers_vjp(f: OffsetMLP | EdgeMLP, t: Array, w1: Array, cotangent: Arra
     """Of ``relu(t w1 + b1) w2 + b2`` at t (..., K), with cotangent (..., H)."""
     xp = array_namespace(t)
     b1, w2 = widen(f.b1), widen(f.w2)
+    t = xp.where(xp.any(cotangent != 0.0, axis=-1)[..., None], t, 0.0)  # where nothing flows back, t may be nan
     t_rows = xp.reshape(t, (-1, t.shape[-1]))  # (rows, K)
     out_rows = xp.reshape(cotangent, (-1, cotangent.shape[-1]))  # (rows, H)
     before = xp.matmul(t_rows, w1) + b1  # (rows, hidden)
@@ -82,6 +83,7 @@ def _offset_mlp_vjp(f: OffsetMLP, relative: Array, cotangent: Array) -> tuple[Of
 def _linear_vjp(f: LinearOffset, relative: Array, cotangent: Array) -> tuple[LinearOffset, Array]:
     xp = array_namespace(relative)
     t = xp.astype(relative, f.dtype, copy=False)
+    t = xp.where(xp.any(cotangent != 0.0, axis=-3), t, 0.0)  # where nothing flows back, t may be nan
     per_head = -xp.sum(xp.abs(t)[..., None, :, :] * cotangent, axis=(-2, -1))  # (..., H)
     dt = -xp.sum(widen(f.slopes)[:, None, None] * cotangent, axis=-3) * xp.sign(t)
     return LinearOffset(_like(f.slopes, sum_to_shape(per_head, tuple(f.slopes.shape)))), dt

@@ -25,6 +25,7 @@ IA-X-16    a range of rows lies within the bias                          ValueEr
 from __future__ import annotations
 
 import math
+import sys
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -128,7 +129,7 @@ def _check_scale(scale: Any) -> float | None:
         return None
     if not isinstance(scale, Real) or isinstance(scale, bool):
         raise TypeError(f"`scale` must be a real number, known before tracing; got {type(scale).__name__} [IA-X-13]")
-    if not 0.0 <= float(scale) < math.inf:
+    if not 0.0 <= scale < math.inf or scale > sys.float_info.max:
         raise ValueError(f"`scale` must be finite and not negative; got {scale} [IA-X-13]")
     return float(scale)
 

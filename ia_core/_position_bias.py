@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._arrays import Array, check_floating, dtype_name, namespace_of, working_dtype
+from ._arrays import Array, dtype_name, namespace_of, working_dtype
 from ._bias import BiasFunction, BoxMLP, EdgeMLP
-from ._positions import Grid, is_integer
+from ._positions import Grid, check_position_dtype, is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,11 +62,13 @@ class PositionBias(NamedTuple):
 
         Raises
         ------
-        ValueError
-            Unless 0 <= i0 <= i1 <= M (IA-X-16).
+        TypeError, ValueError
+            Unless i0 and i1 are integers with 0 <= i0 <= i1 <= M (IA-X-16).
         """
         self.check()
         M = self.shape[-2]
+        if not isinstance(i0, Integral) or not isinstance(i1, Integral):
+            raise TypeError(f"`rows` takes integers i0 and i1; got {i0}, {i1} [IA-X-16]")
         if not 0 <= i0 <= i1 <= M:
             raise ValueError(f"`rows` must satisfy 0 <= i0 <= i1 <= M = {M}; got {i0}, {i1} [IA-X-16]")
         later = (slice(None),) * (self.f.query_rank - 1)
@@ -116,13 +119,15 @@ class PositionBias(NamedTuple):
         least = {"query_positions": self.f.query_rank, "value_positions": 1, "x": 1, "y": 1}
         for name, array in self.named_arrays():
             field = name.rpartition(".")[2]
-            if name.startswith("bias.f.") or (is_integer(array) and array.ndim >= least[field]):
+            if name.startswith("bias.f."):
                 continue
-            check_floating(name, array)
+            check_position_dtype(name, array)
+            shape = tuple(array.shape)
             if array.ndim < least[field]:
-                shape = tuple(array.shape)
                 raise ValueError(f"`{name}` must have at least {least[field]} axes; got shape {shape} [IA-X-15]")
-            if dtype_name(working_dtype(array)) != dtype_name(self.dtype):
+            if field in ("x", "y") and array.ndim != 1:
+                raise ValueError(f"`{name}` must have one axis; got shape {shape} [IA-X-15]")
+            if not is_integer(array) and dtype_name(working_dtype(array)) != dtype_name(self.dtype):
                 raise TypeError(
                     f"`{name}` must be integer or {dtype_name(self.dtype)} as f is; got {dtype_name(array.dtype)} "
                     "[IA-X-15]"

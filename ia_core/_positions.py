@@ -13,9 +13,10 @@ grid                (W,) and (R,)        the columns' and the rows' coordinates,
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._arrays import Array, Namespace, check_floating, dtype_name, namespace_of, widen
+from ._arrays import Array, Namespace, dtype_name, namespace_of, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Real
@@ -35,7 +36,7 @@ def relative_positions(
     xp : namespace, optional
         The array library; NumPy by default.
     dtype, device : optional
-        Of the result; the library's default integer and device otherwise.
+        Of the result: int32, int64, float32 or float64; the library's default integer and device otherwise.
 
     Returns
     -------
@@ -43,8 +44,8 @@ def relative_positions(
 
     Raises
     ------
-    ValueError
-        If m or n is negative (IA-X-15).
+    TypeError, ValueError
+        If m or n is no integer or negative, or the dtype cannot hold the offsets (IA-X-15).
 
     Notes
     -----
@@ -56,8 +57,12 @@ def relative_positions(
     array([[ 0,  1,  2,  3],
            [-1,  0,  1,  2]])
     """
+    if not isinstance(m, Integral) or not isinstance(n, Integral):
+        raise TypeError(f"`m` and `n` must be integers; got m = {m}, n = {n} [IA-X-15]")
     if m < 0 or n < 0:
         raise ValueError(f"`m` and `n` must not be negative; got m = {m}, n = {n} [IA-X-15]")
+    if dtype is not None and dtype_name(dtype) not in ("int32", "int64", "float32", "float64"):
+        raise TypeError(f"`dtype` must be int32, int64, float32 or float64; got {dtype_name(dtype)} [IA-X-15]")
     xp = _numpy() if xp is None else xp
     rows = xp.arange(m, dtype=dtype, device=device)
     columns = xp.arange(n, dtype=dtype, device=device)
@@ -231,10 +236,16 @@ def _as_position(name: str, array: Array, least_rank: int) -> Array:
     if kind in ("int8", "int16", "uint8", "uint16"):  # their differences would wrap around
         xp = namespace_of(array=array)
         return xp.astype(array, xp.int32)
-    if not is_integer(array):
-        check_floating(name, array)
-        return widen(array)
-    return array
+    if is_integer(array):
+        return array
+    check_position_dtype(name, array)
+    return widen(array)
+
+
+def check_position_dtype(name: str, array: Array) -> None:
+    kind = dtype_name(array.dtype)
+    if not is_integer(array) and kind not in ("float16", "bfloat16", "float32", "float64"):
+        raise TypeError(f"`{name}` must be signed integers, uint8, uint16 or floating; got {kind} [IA-X-15]")
 
 
 def _same_kind(one: Array, other: Array) -> tuple[Array, Array]:

@@ -11,6 +11,7 @@ each summed back over what was broadcast: query heads that share a key head, and
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._arrays import Array, check_floating, dtype_name, namespace_of, working_dtype
@@ -100,16 +101,18 @@ def indirect_attention_vjp(
     output_shape = (*call.scores_shape[:-1], value.shape[-1])
     _check_cotangent("cotangent", cotangent, query, output_shape)
     q, k, v, mask = prepare(call, query, key, value, mask)
-    weights, _ = softmax(call, scores(call, q, k, bias, mask))
+    weights, lse = softmax(call, scores(call, q, k, bias, mask))
     output = xp.matmul(weights, v)
-    do = xp.astype(cotangent, q.dtype, copy=False)
+    empty = lse == -math.inf  # (..., H, M)
+    # An empty row's output is a constant: its weights of 0 must not meet what its cotangent holds.
+    do = xp.where(empty[..., None], 0.0, xp.astype(cotangent, q.dtype, copy=False))
     from_output = xp.sum(do * output, axis=-1)  # (..., H, M)
     if lse_cotangent is not None:
         _check_cotangent("lse_cotangent", lse_cotangent, query, call.scores_shape[:-1])
-        from_output = from_output - xp.astype(lse_cotangent, q.dtype, copy=False)
+        from_output = from_output - xp.where(empty, 0.0, xp.astype(lse_cotangent, q.dtype, copy=False))
     to_weights = xp.matmul(do, xp.matrix_transpose(v))  # (..., H, M, N)
     ds = weights * (to_weights - from_output[..., None])
-    # A forbidden score is a constant: its weight of 0 must not meet an infinite cotangent's nan.
+    # A forbidden score is a constant, whatever an infinite cotangent makes of its weight of 0.
     ds = ds if mask is None else xp.where(mask, ds, 0.0)
     dq = call.scale * xp.matmul(ds, k)
     dk = call.scale * xp.matmul(xp.matrix_transpose(ds), q)

@@ -122,6 +122,8 @@ def test_reports(folder: Path) -> None:
         (["kernels:good", "--layout", "BDHM"], "`layout` must be of BHMD, BMHD; got BDHM [IA-X-21]"),
         (["kernels:good", "--dtypes", "float8"], "`dtypes` must be of float64"),
         (["kernels:good", "--supports", "magic"], "`supports` must be of"),
+        (["kernels:good", "--device", "cuda"], "must be cpu: it takes numpy arrays; got cuda [IA-X-21]"),
+        (["torch-sdpa", "--device", "nowhere"], "torch-sdpa needs torch on nowhere, not to be had here: "),
         (["kernels:good", "--clause", "IA-Z"], "`--clause` must start the label of a clause"),
     ],
 )

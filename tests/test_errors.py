@@ -27,6 +27,8 @@ from ia_core.conformance import Implementation
 from ia_core.conformance._bad_input import BAD_BIASES, BAD_CALLS, BadCall, good_case
 from ia_core.conformance._own import DTYPES, EVERYTHING
 
+from .error_texts import TEXTS
+
 TABLE = [*BAD_CALLS, *BAD_BIASES]
 IDS = [f"{row.label}-{row.argument}-{number}" for number, row in enumerate(TABLE)]
 LIBRARIES = ["numpy", "torch", "jax", "array_api_strict"]
@@ -45,7 +47,12 @@ def broken_call(row: BadCall, library: str) -> tuple[list[Any], dict[str, Any]]:
 def check(row: BadCall, error: BaseException) -> None:
     text = str(error)
     assert type(error) is row.error
+    assert text == TEXTS[TABLE.index(row)]
     assert f"`{row.argument}`" in text and row.text in text and text.endswith(f"[{row.label}]"), text
+
+
+def test_there_is_a_text_for_every_row() -> None:
+    assert len(TEXTS) == len(TABLE)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -133,9 +140,15 @@ P3, V4 = np.arange(3.0), np.arange(4)
         (PositionBias(BoxMLP(EDGE, EDGE), BOXES, V4), TypeError, "must be a Grid for BoxMLP; got ndarray [IA-X-15]"),
         (PositionBias(BoxMLP(EDGE, EDGE), BOXES[:, :3], GRID), ValueError, "must be boxes of shape (..., M, 4)"),
         (PositionBias(MLP, np.asarray(1.0), V4), ValueError, "must have at least 1 axes; got shape () [IA-X-15]"),
-        (PositionBias(MLP, P3 + 0j, V4), TypeError, "`bias.query_positions` must be float16"),
+        (
+            PositionBias(MLP, P3 + 0j, V4),
+            TypeError,
+            "`bias.query_positions` must be signed integers, uint8, uint16 or floating",
+        ),
         (PositionBias(MLP, P3.astype(np.uint64), V4), TypeError, "got uint64"),
         (PositionBias(MLP, np.ones((2, 3)), np.ones((5, 4))), ValueError, "leading axes that broadcast"),
+        (PositionBias(MLP._replace(w2=np.asarray(1.0)), P3, V4), ValueError, "must have shape (3, any); got ()"),
+        (PositionBias(BoxMLP(EDGE, EDGE), BOXES, Grid(np.ones((3, 2)), np.ones(2))), ValueError, "must have one axis"),
         (PositionBias(MLP._replace(w1=np.ones((3, 1))), P3, V4), ValueError, "`OffsetMLP.w1` must have shape (3,)"),
         (
             PositionBias(BoxMLP(EDGE, EDGE._replace(w2=np.ones((3, 1)), b2=np.ones(1))), BOXES, GRID),
@@ -154,6 +167,11 @@ def test_position_biases_that_do_not_fit(bias: PositionBias, error: type[Excepti
         assert text in str(caught.value)
 
 
+def test_rows_that_are_no_integers() -> None:
+    with pytest.raises(TypeError, match=re.escape("`rows` takes integers i0 and i1; got 0.0, 1.5 [IA-X-16]")):
+        PositionBias(MLP, P3, V4).rows(0.0, 1.5)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("i0", "i1"), [(-1, 2), (2, 1), (0, 4)])
 def test_rows_out_of_range(i0: int, i1: int) -> None:
     with pytest.raises(ValueError, match=re.escape(f"0 <= i0 <= i1 <= M = 3; got {i0}, {i1} [IA-X-16]")):
@@ -163,11 +181,17 @@ def test_rows_out_of_range(i0: int, i1: int) -> None:
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
+        (lambda: relative_positions(2.5, 2), TypeError, "must be integers; got m = 2.5, n = 2 [IA-X-15]"),
+        (
+            lambda: relative_positions(2, 2, dtype=np.uint8),
+            TypeError,
+            "`dtype` must be int32, int64, float32 or float64",
+        ),
         (lambda: relative_positions(-1, 2), ValueError, "got m = -1, n = 2 [IA-X-15]"),
         (lambda: pixel_grid(2, -2), ValueError, "got 2 and -2 [IA-X-15]"),
         (lambda: offsets(P3, [0.0]), TypeError, "`value_positions` must be an array; got list [IA-X-01]"),
         (lambda: offsets(P3, V4.astype(np.float32)), TypeError, "must have one floating dtype"),
-        (lambda: offsets(P3 > 1, V4), TypeError, "got bool [IA-X-03]"),
+        (lambda: offsets(P3 > 1, V4), TypeError, "got bool [IA-X-15]"),
         (lambda: box_offsets(BOXES, V4), TypeError, "must be a Grid; got ndarray [IA-X-15]"),
         (lambda: box_offsets(np.ones((3, 5)), Grid(V4, V4)), ValueError, "the last axis x0, y0, x1, y1"),
     ],

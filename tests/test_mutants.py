@@ -9,6 +9,7 @@ import pytest
 
 from ia_core.conformance import CLAUSES, Implementation, judge
 
+from .more_mutants import implementations
 from .mutants import DTYPES, FORWARD, MUTANTS, Mutant, attention
 
 
@@ -22,6 +23,14 @@ def test_named_clause_convicts(mutant: Mutant, seed: int) -> None:
         assert verdict.details["error_in_bounds"] > 1
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("mutant", "labels"), implementations(), ids=lambda one: getattr(one, "name", ""))
+def test_named_clause_convicts_small_bugs(mutant: Implementation, labels: tuple[str, ...], seed: int) -> None:
+    for label in labels:
+        verdict = judge(mutant, CLAUSES[label], seed=seed)
+        assert verdict.outcome == "fail", f"{label} does not see {mutant.name} with seed {seed}"
+
+
 @pytest.mark.parametrize("label", sorted(CLAUSES))
 def test_unmutated_is_acquitted(label: str) -> None:
     honest = Implementation(attention, "honest", dtypes=DTYPES, supports=FORWARD | {"position_bias"})
@@ -29,7 +38,7 @@ def test_unmutated_is_acquitted(label: str) -> None:
     assert verdict.outcome in ("pass", "not supported"), verdict.lines()
 
 
-# What does not look at the numbers: the form of the output, written inputs, repetition, outputs without elements or keys.
+# What does not look at the numbers: form, inputs that are written to, repetition, outputs without elements or keys.
 FORM = {"IA-F-10", "IA-L-02", "IA-L-03", "IA-S-04", "IA-S-05"}
 
 

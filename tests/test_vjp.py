@@ -158,6 +158,26 @@ def test_masked_gradients_are_exactly_zero_whatever_is_behind_the_mask() -> None
     assert all(np.all(np.isfinite(g)) for g in found[:3])
 
 
+def test_cotangents_of_empty_rows_have_no_influence() -> None:
+    call = make("full", True)
+    call["bias"][1, 0, 2] = -np.inf
+    clean = indirect_attention_vjp(**call)
+    for row in ((0, slice(None), 1), (1, 0, 2)):  # emptied by the mask, and by the bias
+        call["cotangent"][row] = np.inf
+        call["lse_cotangent"][row] = np.nan
+    for got, wanted in zip(indirect_attention_vjp(**call), clean, strict=True):
+        assert np.array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("bias", ["mlp", "linear"])
+def test_positions_behind_the_mask_have_no_influence(bias: str) -> None:
+    call = make(bias, True)
+    clean = leaves(tuple(indirect_attention_vjp(**call)))
+    call["bias"].value_positions[2] = np.nan
+    for got, wanted in zip(leaves(tuple(indirect_attention_vjp(**call))), clean, strict=True):
+        assert np.array_equal(got, wanted)
+
+
 def test_integer_positions_have_no_gradient() -> None:
     call = make("mlp", False)
     call["bias"] = call["bias"]._replace(query_positions=np.arange(M), value_positions=np.arange(N))
