@@ -195,12 +195,14 @@ def softmax(call: Call, s: Array) -> tuple[Array, Array]:
     xp = call.xp
     if call.N == 0:  # a maximum over nothing is not defined by the standard
         return s, xp.full(call.scores_shape[:-1], -math.inf, dtype=s.dtype, device=device(s))
-    top = xp.max(s, axis=-1, keepdims=True)
+    # Any shift near the maximum will do. Rounded up it is a constant to automatic differentiation, as it should be:
+    # the derivative of a maximum looks for s among the scores again, which a compiler may have rounded otherwise.
+    top = xp.ceil(xp.max(s, axis=-1, keepdims=True))
     top = xp.where(top == -math.inf, 0.0, top)  # exp(-inf - (-inf)) would be nan
     below = s - top
     # A compiler may compute s twice, with other rounding: then a score lies above the maximum, and may overflow.
     exps = xp.exp(xp.where(below > 0.0, 0.0, below))
-    total = xp.sum(exps, axis=-1, keepdims=True)  # at least 1 unless the row is empty
+    total = xp.sum(exps, axis=-1, keepdims=True)  # at least 1 / e unless the row is empty
     empty = total == 0.0
     total = xp.where(empty, 1.0, total)
     lse = xp.where(empty, -math.inf, top + xp.log(total))
