@@ -25,7 +25,6 @@ IA-X-16    a range of rows lies within the bias                          ValueEr
 from __future__ import annotations
 
 import math
-import sys
 from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,9 +128,13 @@ def _check_scale(scale: Any) -> float | None:
         return None
     if not isinstance(scale, Real) or isinstance(scale, bool):
         raise TypeError(f"`scale` must be a real number, known before tracing; got {type(scale).__name__} [IA-X-13]")
-    if not 0.0 <= scale < math.inf or scale > sys.float_info.max:
+    try:
+        number = float(scale)
+    except OverflowError:  # an integer beyond every float
+        number = math.inf
+    if not 0.0 <= number < math.inf:
         raise ValueError(f"`scale` must be finite and not negative; got {scale} [IA-X-13]")
-    return float(scale)
+    return number
 
 
 def _check_bias(query: Array, dtype: Any, shape: tuple[int, ...], call: Call) -> None:
