@@ -35,9 +35,8 @@ def float32_output(*qkv: Any, **rest: Any) -> Any:
 
 
 def one_batch_for_all(query: Any, key: Any, value: Any, **rest: Any) -> Any:
-    while query.ndim > 3 and query.size and key.size:
+    if query.ndim > 3 and query.size and key.size:
         key, value = (np.broadcast_to(a[..., :1, :, :, :], a.shape) for a in (key, value))
-        break
     return indirect_attention(query, key, value, **rest)
 
 
