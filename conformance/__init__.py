@@ -3,7 +3,19 @@
 Clauses are stated in docs/spec.md. Importing this package registers them; it needs the extra ``conformance``.
 """
 
-from . import _bad_input, _bias_clauses, _equivalences, _forward, _gradients, _precision, _special  # noqa: F401
+from . import (  # noqa: F401
+    _bad_input,
+    _bias_clauses,
+    _determinism,
+    _equivalences,
+    _forward,
+    _gradients,
+    _layout,
+    _precision,
+    _resources,
+    _special,
+    _transforms,
+)
 from ._case import Case, cases
 from ._clause import CLAUSES, FAMILIES, Clause
 from ._implementation import FEATURES, Failure, Implementation

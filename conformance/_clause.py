@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
 
-from . import _oracle
 from ._case import Case
 from ._implementation import Failure, Implementation
-from ._oracle import Exact, Forward
-from ._tolerance import ForwardBound, forward_bound
+from ._oracle import Exact
+from ._truth import truth_of
 
-__all__ = ["CLAUSES", "FAMILIES", "Clause", "check_elements", "clause", "conforms", "truth_of", "within"]
+__all__ = [
+    "CLAUSES",
+    "FAMILIES",
+    "Clause",
+    "Comparison",
+    "check_elements",
+    "clause",
+    "conforms",
+    "draw_seed",
+    "observing",
+    "profile",
+    "truth_of",
+    "under_profile",
+    "within",
+]
 
 FAMILIES = {
     "F": "forward semantics",
@@ -22,8 +37,12 @@ FAMILIES = {
     "S": "special values and edges",
     "P": "precision",
     "G": "gradients",
-    "L": "layout and state",
+    "L": "layout",
+    "T": "transforms",
+    "D": "determinism and state",
     "B": "bias functions",
+    "R": "resources",
+    "N": "noise laws",
     "X": "bad input",
 }
 
@@ -41,12 +60,22 @@ class Clause:
         Features without which it does not apply.
     draw : dict
         Keywords of :func:`ia_core.conformance.cases`.
-    dtype : str or None
-        The dtype it is about; None for the implementation's first.
+    dtypes : tuple of str
+        The dtypes it is about; empty for all.
     fixed : bool
         It builds its own case and ignores the one drawn.
+    once : bool
+        It does not depend on the dtype: the first one is enough.
+    strict : bool
+        It is about the arithmetic itself, so a declared one does not widen its bound.
+    telling : bool
+        A drawn case is drawn again until wrong outputs stand out in it: zeros, the mean of the values, and an output
+        computed in the next lower precision.
     libraries : frozenset of str
         Those it is about; empty for all.
+    examples : int or None
+        How many cases are drawn in either profile, where a check makes many calls out of each; by default the
+        profile says.
 
     Examples
     --------
@@ -60,22 +89,31 @@ class Clause:
     check: Callable[[Implementation, Case], None]
     needs: frozenset[str]
     draw: dict[str, Any]
-    dtype: str | None = None
+    dtypes: tuple[str, ...] = ()
     fixed: bool = False
+    once: bool = False
+    strict: bool = False
+    telling: bool = True
     libraries: frozenset[str] = frozenset()
+    examples: int | None = None
 
     @property
     def family(self) -> str:
-        """F, E, S, P, G, L, B or X."""
+        """A key of FAMILIES."""
         return self.label.split("-")[1]
+
+    @property
+    def level(self) -> str:
+        """``core``, which everybody owes, or the features that must be claimed for it."""
+        return "+".join(sorted(self.needs - {"bias"})) or "core"
 
     def unsupported(self, implementation: Implementation) -> str | None:
         """Why the clause does not apply to an implementation, or None."""
         missing = sorted(self.needs - implementation.claims)
         if missing:
             return f"it does not claim {', '.join(missing)}"
-        if self.dtype is not None and self.dtype not in implementation.dtypes:
-            return f"it does not take {self.dtype}"
+        if self.dtypes and not set(self.dtypes) & set(implementation.dtypes):
+            return f"it does not take {' or '.join(self.dtypes)}"
         if self.libraries and implementation.library not in self.libraries:
             return f"{implementation.library} has no such case"
         return None
@@ -90,8 +128,13 @@ def clause(
     *,
     needs: Collection[str] = (),
     dtype: str | None = None,
+    dtypes: Collection[str] = (),
     fixed: bool = False,
+    once: bool = False,
+    strict: bool = False,
+    telling: bool = True,
     libraries: Collection[str] = (),
+    examples: int | None = None,
     **draw: Any,
 ) -> Callable[[Callable[[Implementation, Case], None]], Callable[[Implementation, Case], None]]:
     """Register a check under its label."""
@@ -99,16 +142,70 @@ def clause(
     def register(check: Callable[[Implementation, Case], None]) -> Callable[[Implementation, Case], None]:
         if label in CLAUSES:
             raise ValueError(f"clause {label} is registered twice")
-        CLAUSES[label] = Clause(label, title, check, frozenset(needs), draw, dtype, fixed, frozenset(libraries))
+        about = (dtype,) if dtype else tuple(dtypes)
+        flags: dict[str, Any] = {"fixed": fixed, "once": once or fixed, "strict": strict, "telling": telling}
+        flags |= {"libraries": frozenset(libraries), "examples": examples}
+        CLAUSES[label] = Clause(label, title, check, frozenset(needs), draw, about, **flags)
         return check
 
     return register
 
 
-def truth_of(case: Case) -> tuple[Forward, ForwardBound]:
-    """The oracle's answer and the bound for a case."""
-    truth = _oracle.forward(**case.arguments)
-    return truth, forward_bound(case, truth)
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One comparison of numbers: what was compared, on which case, and error / bound of every element."""
+
+    what: str
+    case: Case
+    ratio: np.ndarray
+
+    @property
+    def worst(self) -> float:
+        """The largest error in units of the bound."""
+        return float(np.max(self.ratio, initial=0.0))
+
+
+_profile = contextvars.ContextVar("profile", default=("quick", 0))
+_observer: contextvars.ContextVar[Callable[[Comparison], None] | None] = contextvars.ContextVar(
+    "observer", default=None
+)
+
+
+def profile() -> str:
+    """The profile under which a clause is being judged: quick or full."""
+    return _profile.get()[0]
+
+
+def draw_seed() -> int:
+    """The seed that the user gave, for what a check samples besides the cases that are drawn from it."""
+    return _profile.get()[1]
+
+
+@contextlib.contextmanager
+def under_profile(name: str, seed: int = 0) -> Iterator[None]:
+    """Judge under a profile, with a seed."""
+    token = _profile.set((name, seed))
+    try:
+        yield
+    finally:
+        _profile.reset(token)
+
+
+@contextlib.contextmanager
+def observing(observer: Callable[[Comparison], None]) -> Iterator[None]:
+    """See every comparison that clauses make, whether it passes or fails; observers nest."""
+    outer = _observer.get()
+
+    def both(comparison: Comparison) -> None:
+        observer(comparison)
+        if outer is not None:
+            outer(comparison)
+
+    token = _observer.set(both)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
 
 
 def conforms(implementation: Implementation, case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -140,6 +237,9 @@ def _judge(what: str, error: np.ndarray, got: np.ndarray, wanted: np.ndarray, bo
         return
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(error == 0.0, 0.0, np.where(np.isnan(error), np.inf, error / bound))
+    observer = _observer.get()
+    if observer is not None:
+        observer(Comparison(what, case, ratio))
     worst = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
     if ratio[worst] <= 1.0:
         return

@@ -9,8 +9,11 @@ import numpy as np
 from ia_core import AttentionState, merge_states
 
 from ._case import Case, rng_of
-from ._clause import check_elements, clause, conforms, truth_of, within
+from ._clause import check_elements, clause, conforms, draw_seed, profile, truth_of, within
 from ._implementation import Implementation
+from ._libraries import numpy_dtype
+from ._oracle import Exact
+from ._truth import wide_truth_of
 
 __all__: list[str] = []
 
@@ -211,3 +214,99 @@ def query_tiles(implementation: Implementation, case: Case) -> None:
         }
         tile = case.but(query=case.query[rows], **cut)
         within(f"row {i} alone", implementation.run(tile).output, whole[rows], 2 * bound[rows], tile)
+
+
+@clause("IA-E-16", "any number of keys", telling=False, examples=1, bias="none", mask="none", scale="none")
+def any_number_of_keys(implementation: Implementation, case: Case) -> None:
+    for N in sizes(implementation):
+        for one in plain_and_biased(implementation, case, 2, N):
+            conforms_widely(implementation, one)
+
+
+def conforms_widely(implementation: Implementation, case: Case) -> None:
+    """The output is within the bound of the truth, which is computed in float64."""
+    truth, bound = wide_truth_of(case)
+    check_elements("output", implementation.run(case).output, truth.output, bound.output, case)
+
+
+@clause("IA-E-17", "any number of queries", telling=False, examples=1, bias="none", mask="none", scale="none")
+def any_number_of_queries(implementation: Implementation, case: Case) -> None:
+    counts = [*sizes(implementation), 1030]  # just beyond pieces of 1024, which libraries cut queries into
+    # Rows do not see each other, so the truth about the longest call is that about all.
+    for longest in plain_and_biased(implementation, case, counts[-1], 5):
+        truth, bound = wide_truth_of(longest)
+        for M in counts:
+            rows = (Ellipsis, slice(0, M), slice(None))
+            cut = {n: None if (array := getattr(longest, n)) is None else array[rows] for n in ("bias", "mask")}
+            one = longest.but(query=longest.query[rows], **cut)
+            wanted = Exact(truth.output.high[rows], truth.output.low[rows])
+            check_elements("output", implementation.run(one).output, wanted, bound.output[rows], one)
+
+
+def sizes(implementation: Implementation) -> list[int]:
+    """Numbers of rows: in full every one up to a tile of 256 and one more; in quick powers of two and some at random.
+
+    What a compiler would have to compile anew for each is kept short.
+    """
+    around = {2**k + d for k in range(9) for d in (-1, 0, 1)} - {0}
+    if implementation.few_shapes:
+        return sorted(around) if profile() == "full" else [33, 63, 128, 257]
+    if profile() == "full":
+        return list(range(1, 258))
+    return sorted(around | set(np.random.default_rng(draw_seed()).integers(6, 256, 8).tolist()))
+
+
+def plain_and_biased(implementation: Implementation, case: Case, M: int, N: int) -> list[Case]:
+    """A call with these sizes, and one with a bias and a mask of all its numbers, as far as they are claimed.
+
+    The arrays depend on the sizes alone, so that the truth about them is computed once for all implementations.
+    """
+    rng, kind = np.random.default_rng([16, M, N]), numpy_dtype(case.dtype)
+
+    def fill(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(kind)
+
+    plain = case.but(query=fill(1, 2, M, 4), key=fill(1, 2, N, 4), value=fill(1, 2, N, 4), scale=None)
+    plain.value[..., -1, :] *= 8  # the last key stands out among hundreds, where remainders are lost
+    bias, mask = fill(1, 2, M, N), rng.random((1, 2, M, N)) < 0.75
+    mask[..., -1] = True  # the last key counts in every row
+    extras = {"bias": bias, "mask": mask}
+    claimed = {name: array for name, array in extras.items() if name in implementation.claims}
+    return [plain, plain.but(**claimed)] if claimed else [plain]
+
+
+@clause(
+    "IA-E-18",
+    "long rows, wherever their largest scores stand",
+    telling=False,
+    examples=1,
+    bias="none",
+    mask="none",
+    scale="none",
+)
+def long_rows(implementation: Implementation, case: Case) -> None:
+    # 4100 is just beyond pieces of 4096, which libraries cut keys into.
+    counts = [1025, 2050, 4100] if profile() == "full" or not implementation.few_shapes else [1025, 4100]
+    counts += [513, 2047] if profile() == "full" and not implementation.few_shapes else []
+    for N in counts:
+        scores = uneven_scores(N)
+        kind = numpy_dtype(case.dtype)
+        # A query of 2 along one axis reads one number of the key: with 1 / sqrt(4), the score itself.
+        query = np.broadcast_to(2 * np.eye(4), (1, 2, 4, 4)).astype(kind)
+        key = np.swapaxes(scores, -1, -2)[None].astype(kind)
+        value = np.random.default_rng([18, N]).standard_normal((1, 2, N, 4)).astype(kind)
+        conforms_widely(implementation, case.but(query=query, key=key, value=value))
+
+
+def uneven_scores(N: int) -> np.ndarray:
+    """Scores (2, 4, N) that move a running maximum about: late, early, often, by little and by much."""
+    rng, j = np.random.default_rng([17, N]), np.arange(N)
+    noise = rng.standard_normal((8, N))
+    rising, falling = 6 * j / N, 6 * (N - j) / N
+    late, early = 1000.0 * (j == N - 2), 1000.0 * (j == 1)
+    spike = 7.0 * (j == N - 2)
+    steps = 20.0 * (8 * j // N)
+    waves = 5 * np.sin(j / 40)
+    nothing = np.where(j < N // 3, -1000.0, 0.0)
+    rows = np.stack([rising, spike, late, early, falling, steps, waves, nothing])
+    return (rows + noise).reshape(2, 4, N)

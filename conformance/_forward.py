@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._case import Case
+from ._case import Case, rng_of
 from ._clause import check_elements, clause, conforms, truth_of, within
 from ._implementation import Failure, Implementation
+from ._libraries import numpy_dtype
+from ._oracle import Exact
 
 __all__: list[str] = []
 
@@ -118,3 +120,80 @@ def normalised_over_keys(implementation: Implementation, case: Case) -> None:
     check_elements("weights", weights, truth.output, bound.output, case)
     total = np.sum(bound.output, axis=-1)
     within("sum of the weights", weights.sum(axis=-1), np.ones(total.shape), total, case)
+
+
+@clause(
+    "IA-F-13",
+    "a triangular mask is taken as it stands",
+    needs={"mask"},
+    telling=False,
+    examples=3,
+    bias="none",
+    mask="none",
+    scale="any",
+)
+def triangular_masks(implementation: Implementation, case: Case) -> None:
+    rng, kind = rng_of(case), numpy_dtype(case.dtype)
+    for M, N in ((3, 5), (5, 3)) if implementation.few_shapes else ((3, 5), (5, 3), (4, 4)):
+        query, key, value = (rng.standard_normal((2, 2, rows, 4)).astype(kind) for rows in (M, N, N))
+        ones = np.ones((M, N), bool)
+        lower = [np.tril(ones, k) for k in range(1 - M, N - 1)]
+        upper = [np.triu(ones, k) for k in range(2 - M, N)]
+        for mask in (*lower, *upper):
+            rows_conform(implementation, case.but(query=query, key=key, value=value, mask=mask))
+
+
+def rows_conform(implementation: Implementation, case: Case) -> None:
+    """The rows to which the mask leaves a key are within the bound; the others are judged by IA-S-01."""
+    truth, bound = truth_of(case)
+    output = implementation.run(case).output
+    left = np.broadcast_to(np.any(case.mask, axis=-1), case.output_shape[:-1])
+    wanted = Exact(truth.output.high[left], truth.output.low[left])
+    check_elements("output of the rows with a key", output[left], wanted, bound.output[left], case)
+
+
+@clause(
+    "IA-F-14",
+    "the mask broadcasts to (..., H, M, N)",
+    needs={"mask", "bias_broadcast"},
+    telling=False,
+    examples=4,
+    bias="none",
+    mask="none",
+)
+def mask_broadcasts(implementation: Implementation, case: Case) -> None:
+    rng, kind = rng_of(case), numpy_dtype(case.dtype)
+    M, N, Hk = 3, 5, 2
+    H = 2 * Hk if "grouped" in implementation.claims else Hk
+    # As many elements as heads, and not: three axes are (H, M, N) in both.
+    for B in (H,) if implementation.few_shapes else (H, 3):
+        query, key, value = (rng.standard_normal((B, *size, 4)).astype(kind) for size in ((H, M), (Hk, N), (Hk, N)))
+        shapes = [(N,), (M, N), (H, M, N), (H, 1, N), (1, M, N), (B, H, M, N), (B, 1, 1, N), (B, 1, M, N), (1, H, M, N)]
+        for shape in shapes:
+            mask = rng.random(shape) < 0.5
+            mask[..., int(rng.integers(N))] = True  # every row keeps a key
+            conforms(implementation, case.but(query=query, key=key, value=value, mask=mask))
+
+
+@clause(
+    "IA-F-15",
+    "a scale of 0 leaves the bias alone",
+    needs={"scale", "bias"},
+    bias="full",
+    scale="none",
+    least=2,
+)
+def scale_of_zero(implementation: Implementation, case: Case) -> None:
+    conforms(implementation, case.but(scale=0.0))
+
+
+@clause(
+    "IA-F-16",
+    "a mask and a bias count together",
+    needs={"mask", "bias"},
+    bias="dense",
+    mask="some",
+    least=2,
+)
+def mask_and_bias(implementation: Implementation, case: Case) -> None:
+    conforms(implementation, case)

@@ -12,13 +12,28 @@ from ia_core import PositionBias
 
 from ._case import Case
 from ._libraries import LIBRARIES, from_library, to_library, vjp
+from ._tolerance import ARITHMETICS
 
 __all__ = ["FEATURES", "Failure", "Implementation", "Result"]
 
 # What an implementation may claim. The first line is claimed unless the implementer says otherwise.
 BASIC = frozenset({"bias", "bias_broadcast", "mask", "scale", "lse", "grouped", "value_width", "batch_axes", "empty"})
-FEATURES = BASIC | {"grad", "position_bias", "errors"}
+FEATURES = BASIC | {
+    "grad",
+    "bias_grad",
+    "position_bias",
+    "parameter_grad",
+    "lse_grad",
+    "double_grad",
+    "errors",
+    "compile",
+    "vmap",
+    "wide_bias",
+    "batch_invariant",
+    "linear_memory",
+}
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+Place = Callable[[str, np.ndarray], Any]
 
 
 class Failure(AssertionError):
@@ -71,11 +86,18 @@ class Implementation:
     layout : str
         BHMD (the reference's) or BMHD.
     supports : collection of str, optional
-        Features it claims: bias, bias_broadcast, mask, scale, lse, grouped, value_width, batch_axes, empty, grad,
-        position_bias, errors. Unclaimed ones are reported as not supported. By default the first nine, and grad for
-        torch and jax.
+        Features it claims, out of ``FEATURES``; docs/conformance.md says what each means. What is claimed is tested,
+        the rest is reported as not supported. By default bias, bias_broadcast, mask, scale, lse, grouped,
+        value_width, batch_axes and empty; for torch and jax also grad and bias_grad.
     deviations : mapping of clause label to reason
-        Clauses that are known to fail; one that passes is an error.
+        Clauses that are known to fail, as ``IA-S-06``, or in one dtype, as ``IA-S-06[float16]``; one that passes is
+        an error.
+    arithmetic : mapping of dtype to str
+        Where it computes less precisely than docs/spec.md says (IA-P-01 to IA-P-04, which then are deviations to
+        declare): ``weights`` rounded to the dtype, ``scores`` rounded too, everything in the dtype's ``own``
+        precision, or float64 computed in ``float32``. The other clauses then judge with the bound of that arithmetic.
+    few_shapes : bool, optional
+        Draw few different shapes, because each costs a compilation; by default for jax.
     vjp : callable, optional
         ``vjp(cotangent, query, key, value, bias=..., ...)`` giving gradients for query, key, value and bias; by
         default the library's automatic differentiation of ``fn``.
@@ -102,6 +124,8 @@ class Implementation:
     layout: str = "BHMD"
     supports: Collection[str] | None = None
     deviations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    arithmetic: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    few_shapes: bool | None = None
     vjp: Callable[..., Any] | None = None
     target: str = ""
     claims: frozenset[str] = dataclasses.field(init=False, repr=False)
@@ -109,23 +133,31 @@ class Implementation:
     def __post_init__(self) -> None:
         if not callable(self.fn):
             raise TypeError(f"`fn` must be callable; got {type(self.fn).__name__} [IA-X-21]")
-        grad = {"grad"} if self.library in ("torch", "jax") or self.vjp else set()
+        grad = {"grad", "bias_grad"} if self.library in ("torch", "jax") or self.vjp else set()
         supports = BASIC | grad if self.supports is None else frozenset(self.supports)
         object.__setattr__(self, "claims", frozenset(supports))
         object.__setattr__(self, "dtypes", tuple(self.dtypes))
+        if self.few_shapes is None:
+            object.__setattr__(self, "few_shapes", self.library == "jax")
         for name, given, known in (
             ("library", (self.library,), tuple(LIBRARIES)),
             ("dtypes", self.dtypes, DTYPES),
             ("layout", (self.layout,), ("BHMD", "BMHD")),
             ("supports", sorted(supports), sorted(FEATURES)),
+            ("arithmetic", tuple(self.arithmetic), DTYPES),
+            ("arithmetic", tuple(self.arithmetic.values()), ARITHMETICS),
         ):
             unknown = [item for item in given if item not in known]
             if unknown or (not given and name == "dtypes"):
                 raise ValueError(f"`{name}` must be of {', '.join(known)}; got {', '.join(unknown)} [IA-X-21]")
 
-    def run(self, case: Case, *, return_lse: bool = False, strided: bool = False) -> Result:
-        """Call the function on a case and check the form of what comes back (IA-F-10)."""
-        arrays, keywords = self.arguments(case, strided=strided)
+    def run(self, case: Case, *, return_lse: bool = False, strided: bool = False, place: Place | None = None) -> Result:
+        """Call the function on a case and check the form of what comes back (IA-F-10).
+
+        ``place(name, array)`` may give the library's array for one of query, key, value, bias and mask, laid out in
+        memory as a clause wants it; where it gives None the array is placed as usual.
+        """
+        arrays, keywords = self.arguments(case, strided=strided, place=place)
         if return_lse:
             keywords["return_lse"] = True
         try:
@@ -170,15 +202,24 @@ class Implementation:
         extra = [keywords[name] for name in ("bias", "mask") if name in keywords]
         return [from_library(array)[0].copy() for array in (*arrays, *extra) if not isinstance(array, PositionBias)]
 
-    def arguments(self, case: Case, *, strided: bool = False) -> tuple[list[Any], dict[str, Any]]:
+    def arguments(
+        self, case: Case, *, strided: bool = False, place: Place | None = None
+    ) -> tuple[list[Any], dict[str, Any]]:
         """The positional and keyword arguments, in the implementation's library, device and layout."""
-        place = self._place_strided if strided else self._place
-        arrays = [place(self._swap(a)) for a in (case.query, case.key, case.value)]
+
+        def put(name: str, array: np.ndarray, usual: Callable[[np.ndarray], Any]) -> Any:
+            placed = None if place is None else place(name, array)
+            return usual(array) if placed is None else placed
+
+        usual = self._place_strided if strided else self._place
+        arrays = [put(name, self._swap(getattr(case, name)), usual) for name in ("query", "key", "value")]
         keywords: dict[str, Any] = {}
-        if case.bias is not None:
-            keywords["bias"] = self._bias(case)
+        if isinstance(case.bias, PositionBias):
+            keywords["bias"] = _map(case.bias, self._place)
+        elif case.bias is not None:
+            keywords["bias"] = put("bias", self._spread(case.bias, case), self._place)
         if case.mask is not None:
-            keywords["mask"] = self._place(self._spread(case.mask, case))
+            keywords["mask"] = put("mask", self._spread(case.mask, case), self._place)
         if case.scale is not None:
             keywords["scale"] = case.scale
         return arrays, keywords
@@ -194,11 +235,6 @@ class Implementation:
         if values.shape != shape:
             raise Failure(f"its {what} must have shape {shape}; got {values.shape}", case)
         return values, dtype
-
-    def _bias(self, case: Case) -> Any:
-        if not isinstance(case.bias, PositionBias):
-            return self._place(self._spread(case.bias, case))
-        return _map(case.bias, self._place)
 
     def _spread(self, array: np.ndarray, case: Case) -> np.ndarray:
         if "bias_broadcast" in self.claims:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from flint import arb, arb_mat, ctx
 
-__all__ = ["Exact", "Forward", "Gradient", "dense_bias", "forward", "gradient"]
+__all__ = ["Exact", "Forward", "Gradient", "ball_array", "dense_bias", "forward", "gradient"]
 
 PRECISION = 160  # bits: far beyond float64's 53, so that cancellation costs nothing that would show
 
@@ -84,8 +84,12 @@ def gradient(
     bias: np.ndarray | None = None,
     mask: np.ndarray | None = None,
     scale: float | None = None,
+    lse_cotangent: np.ndarray | None = None,
 ) -> Gradient:
-    """The true gradients; that of the bias is summed back to the shape of the bias as given."""
+    """The true gradients of <cotangent, output> and, if it is given, <lse_cotangent, lse>.
+
+    That of the bias is summed back to the shape of the bias as given.
+    """
     ctx.prec = PRECISION
     rows = _Rows(query, key, value, bias, mask, scale)
     dq, dk, dv = (np.full(a.shape, arb(0), dtype=object) for a in (query, key, value))
@@ -96,13 +100,15 @@ def gradient(
         do = _balls(cotangent[at])
         to_weights = [_dot(do, v) for v in row.values]
         mean = _dot(row.weights, to_weights)
+        if lse_cotangent is not None:  # d lse / d s_j is the weight of j
+            mean = mean - _ball(lse_cotangent[at])
         for j, a, t, k in zip(row.where, row.weights, to_weights, row.keys, strict=True):
             slope = a * (t - mean)
             ds[at][j] = slope
             dq[at] += np.asarray([rows.scale * slope * x for x in k], dtype=object)
             dk[kv][j] += np.asarray([rows.scale * slope * x for x in row.query], dtype=object)
             dv[kv][j] += np.asarray([a * x for x in do], dtype=object)
-    db = None if bias is None else _exact(_sum_to(ds, bias.shape))
+    db = None if bias is None else _exact(_sum_to(ds, tuple(bias.shape)))
     return Gradient(_exact(dq), _exact(dk), _exact(dv), db, _floats(ds))
 
 
@@ -207,6 +213,15 @@ def _box_bias(f: Any, boxes: np.ndarray, grid: Any) -> np.ndarray:
         for (r, by), (c, bx) in ((y, x) for y in enumerate(from_y) for x in enumerate(from_x)):
             result[(*batch, slice(None), i, r * xs.size + c)] = [a + b for a, b in zip(bx, by, strict=True)]
     return result
+
+
+def ball_array(numbers: Any) -> np.ndarray:
+    """Floats as balls, exactly, for further arithmetic at the oracle's precision."""
+    ctx.prec = PRECISION
+    numbers = np.asarray(numbers)
+    result = np.empty(numbers.size, dtype=object)
+    result[:] = _balls(numbers.ravel())
+    return result.reshape(numbers.shape)
 
 
 def _ball(x: Any) -> arb:

@@ -13,7 +13,7 @@ from ._libraries import LIBRARIES
 
 __all__ = ["DTYPES", "EVERYTHING", "fast_paths", "references"]
 
-EVERYTHING = BASIC | {"grad", "position_bias", "errors"}
+EVERYTHING = BASIC | {"grad", "bias_grad", "position_bias", "errors"}
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -43,7 +43,7 @@ def _reference(library: str) -> Implementation:
 
 
 def _fast(function: Callable[..., Any], library: str) -> Implementation:
-    supports = EVERYTHING if library in ("torch", "jax") else EVERYTHING - {"grad"}
+    supports = EVERYTHING if library in ("torch", "jax") else EVERYTHING - {"grad", "bias_grad"}
     name = f"ia-{library}"
     return Implementation(function, name, library=library, dtypes=DTYPES, supports=supports, target=name)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import ml_dtypes
 import numpy as np
 
 from ._case import Case, rng_of
-from ._clause import clause, conforms, truth_of, within
+from ._clause import check_elements, clause, conforms, truth_of, within
 from ._implementation import Failure, Implementation
+from ._layout import STRIDED, conforms_placed, embedded
 
 __all__: list[str] = []
 
@@ -107,3 +111,102 @@ def minus_inf_entries(implementation: Implementation, case: Case) -> None:
     bias = rng_of(case).standard_normal(case.scores_shape)
     bias[..., ::2] = -np.inf
     conforms(implementation, case.but(bias=bias.astype(case.query.dtype)))
+
+
+@clause("IA-S-11", "memory behind a slice is not read", libraries=STRIDED)
+def guarded(implementation: Implementation, case: Case) -> None:
+    rows = {"BHMD": -2, "BMHD": -3}[implementation.layout]
+
+    def in_longer(before: int, after: int) -> None:
+        def place(name: str, array: np.ndarray) -> Any:
+            axes = {"bias": (-2, -1), "mask": (-2, -1)}.get(name, (rows,))
+            return embedded(implementation, array, {axis: (before, 1, after) for axis in axes})
+
+        what = f"output of slices with {before} rows of nan before and {after} behind them"
+        conforms_placed(implementation, case, place, what)
+
+    in_longer(0, 64)
+    in_longer(3, 5)
+
+
+@clause(
+    "IA-S-12",
+    "the smallest finite number is an ordinary bias",
+    needs={"bias"},
+    bias="none",
+    mask="none",
+    least=2,
+)
+def lowest_bias(implementation: Implementation, case: Case) -> None:
+    rng = rng_of(case)
+    *_, M, N = case.scores_shape
+    row = int(rng.integers(M))
+    lowest = range_of(case).min
+    query, bias = case.query.copy(), rng.standard_normal(case.scores_shape).astype(case.query.dtype)
+    # A query of zeros: every score of the row is the bias itself, so nothing is rounded and all are equal.
+    query[..., row, :] = 0
+    taken = rng.random(case.scores_shape) < 0.5
+    taken[..., int(rng.integers(N))] = False
+    bias[..., row, :] = 0
+    given, same = (np.where(taken, other, bias).astype(bias.dtype) for other in (lowest, -np.inf))
+    given[..., row, :] = lowest
+    same[..., row, :] = 0
+    truth, bound = truth_of(case.but(query=query, bias=same))
+    other = case.but(query=query, bias=given)
+    check_elements("output", implementation.run(other).output, truth.output, bound.output, other)
+
+
+@clause("IA-S-13", "no heads give an empty output", needs={"empty"}, telling=False, bias="none", mask="none")
+def no_heads(implementation: Implementation, case: Case) -> None:
+    names = ("query", "key", "value")
+    # It raises Failure on a wrong shape.
+    implementation.run(case.but(**{name: getattr(case, name)[..., :0, :, :] for name in names}))
+
+
+@clause("IA-S-14", "an infinity in an attended value reaches the output", bias="none", mask="none")
+def infinity_reaches(implementation: Implementation, case: Case) -> None:
+    at = int(rng_of(case).integers(case.key.shape[-2]))
+    for infinity in (np.inf, -np.inf):
+        value = case.value.copy()
+        value[..., at, 0] = infinity
+        other = case.but(value=value)
+        # 0 times inf, and a value split in two parts, give nan.
+        touched = implementation.run(other).output[..., 0]
+        if not np.all(np.isnan(touched) | (touched == infinity)):
+            raise Failure(f"{infinity} in an attended value must reach its column; got {touched.ravel()[:3]}", other)
+
+
+@clause("IA-S-15", "subnormal inputs count as what they are, or as 0", bias="none", mask="none", scale="none", least=2)
+def subnormal(implementation: Implementation, case: Case) -> None:
+    kind = case.query.dtype
+    tiny = float(range_of(case).smallest_normal)
+
+    def below(array: np.ndarray) -> np.ndarray:
+        return np.clip(array.astype(np.float64) / 4, -0.99, 0.99) * tiny
+
+    def large(array: np.ndarray) -> np.ndarray:
+        return np.clip(array.astype(np.float64), -4, 4) / 8 / tiny
+
+    for name, changed in (
+        ("values", {"value": below(case.value)}),
+        ("queries", {"query": below(case.query), "key": large(case.key)}),
+        ("keys", {"query": large(case.query), "key": below(case.key)}),
+    ):
+        arrays = {argument: array.astype(kind) for argument, array in changed.items()}
+        other = case.but(**arrays)
+        flushed = other.but(**{a: np.where(np.abs(x) < tiny, 0, x).astype(kind) for a, x in arrays.items()})
+        # In float32 the subnormal numbers of float16 are ordinary ones.
+        as_it_stands_or_flushed(implementation, other, flushed if kind != np.float16 else other, name)
+
+
+def as_it_stands_or_flushed(implementation: Implementation, case: Case, flushed: Case, name: str) -> None:
+    """The output is that of either case, as a whole."""
+    output = implementation.run(case).output
+    truths = [truth_of(one) for one in (case, flushed)]
+    truth, bound = min(truths, key=lambda pair: float(np.max(pair[0].output.error_of(output) / pair[1].output)))
+    check_elements(f"output of subnormal {name}", output, truth.output, bound.output, case)
+
+
+def range_of(case: Case) -> ml_dtypes.finfo:
+    """The numbers that there are: those of the dtype, unless it is declared to be computed in float32."""
+    return ml_dtypes.finfo(np.float32 if case.arithmetic == "float32" else case.query.dtype)

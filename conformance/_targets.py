@@ -11,6 +11,7 @@ from typing import Any
 
 from ._clause import CLAUSES, Clause
 from ._implementation import Implementation
+from ._signature import signature_claims
 
 __all__ = ["Options", "resolve", "select_clauses"]
 
@@ -41,7 +42,8 @@ def resolve(
         ``module:function`` (the module may be a file in the current folder), ``module:adapter`` where the adapter is
         an :class:`Implementation`, or a built-in name.
     options : Options, optional
-        For a function; for an adapter only the device.
+        For a function; for an adapter only the device, and which of its dtypes. Without ``supports``, a function
+        claims what its signature takes.
     builtin : mapping of name to factory, optional
         By default the adapters of ``ia_core.conformance.adapters``.
 
@@ -61,15 +63,14 @@ def resolve(
     """
     options = options or Options()
     if ":" not in target:
-        found = _builtin(target, builtin)
-        return found if options.device is None else dataclasses.replace(found, device=options.device)
+        return _restricted(_builtin(target, builtin), options)
     thing = _import(target)
     if isinstance(thing, Implementation):
-        device = options.device or thing.device
-        return dataclasses.replace(thing, device=device, target=target)
+        return _restricted(dataclasses.replace(thing, target=target), options)
     if not callable(thing):
         raise ValueError(f"`{target}` must be callable, or an Implementation; got {type(thing).__name__} [IA-X-21]")
-    return Implementation(thing, target, target=target, **options.given())
+    given = {"supports": signature_claims(thing, options.library or "numpy"), **options.given()}
+    return Implementation(thing, target, target=target, **given)
 
 
 def select_clauses(prefixes: Sequence[str]) -> list[Clause]:
@@ -95,6 +96,16 @@ def _builtin(name: str, builtin: Mapping[str, Callable[[], Implementation]] | No
         known = ", ".join(sorted(builtin))
         raise ValueError(f"`{name}` is neither module:function nor one of: {known} [IA-X-21]")
     return builtin[name]()
+
+
+def _restricted(adapter: Implementation, options: Options) -> Implementation:
+    dtypes = options.dtypes or adapter.dtypes
+    unknown = [dtype for dtype in dtypes if dtype not in adapter.dtypes]
+    if unknown:
+        raise ValueError(
+            f"`--dtypes` of {adapter.name} must be of {', '.join(adapter.dtypes)}; got {', '.join(unknown)} [IA-X-21]"
+        )
+    return dataclasses.replace(adapter, device=options.device or adapter.device, dtypes=dtypes)
 
 
 def _import(target: str) -> Any:

@@ -25,10 +25,13 @@ from ia_core import PositionBias
 from ._case import Case
 from ._oracle import Forward, Gradient
 
-__all__ = ["ForwardBound", "forward_bound", "gradient_bound", "unit_roundoff"]
+__all__ = ["ARITHMETICS", "ForwardBound", "Rounding", "forward_bound", "gradient_bound", "rounding_of", "unit_roundoff"]
 
 _UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _SMALLEST = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}
+
+# What an implementation may declare instead of the arithmetic of docs/spec.md, "standard".
+ARITHMETICS = ("standard", "weights", "scores", "own", "float32")
 
 
 class ForwardBound(NamedTuple):
@@ -38,32 +41,67 @@ class ForwardBound(NamedTuple):
     lse: np.ndarray
 
 
+class Rounding(NamedTuple):
+    """Unit roundoffs of the working precision, of rounded scores and weights (0: not rounded), and of the output.
+
+    ``flush`` and ``flush_out`` are the smallest normal numbers (the step, in float16) of the first and the last.
+    """
+
+    u: float
+    scores: float
+    weights: float
+    out: float
+    flush: float
+    flush_out: float
+
+
+def rounding_of(dtype: str, arithmetic: str = "standard") -> Rounding:
+    """What a dtype and an arithmetic, one of ARITHMETICS, allow.
+
+    Examples
+    --------
+    >>> rounding_of("bfloat16").u == 2.0**-24, rounding_of("bfloat16", "weights").weights == 2.0**-8
+    (True, True)
+    """
+    work = {"own": dtype, "float32": "float32"}.get(arithmetic, _work(dtype))
+    own = _UNIT[dtype]
+    return Rounding(
+        u=_UNIT[work],
+        scores=own if arithmetic == "scores" else 0.0,
+        weights=own if arithmetic in ("weights", "scores") else 0.0,
+        out=max(own, _UNIT[work]) if arithmetic == "float32" else own,
+        flush=_SMALLEST[dtype] if arithmetic != "standard" and _UNIT[dtype] > _UNIT["float32"] else _SMALLEST[work],
+        flush_out=max(_SMALLEST[dtype], _SMALLEST[work]),
+    )
+
+
 def unit_roundoff(dtype: str, *, working: bool = True) -> float:
     """Of the working precision of a dtype (float32 for halves), or of the dtype itself."""
-    return _UNIT["float32" if working and dtype in ("float16", "bfloat16") else dtype]
+    return _UNIT[_work(dtype) if working else dtype]
 
 
-def forward_bound(case: Case, truth: Forward) -> ForwardBound:
-    """The bound above for every element of the output and of the lse."""
-    u = unit_roundoff(case.dtype)
+def forward_bound(case: Case, truth: Forward, rounding: Rounding | None = None) -> ForwardBound:
+    """The bound above for every element of the output and of the lse; by default for the arithmetic of the case."""
+    r = rounding or rounding_of(case.dtype, case.arithmetic)
     a, value = truth.weights, _spread_heads(case, case.value)
     o = truth.output.high
-    e = score_error(case, truth)
+    e = score_error(case, truth, r)
     N = a.shape[-1]
     distance = np.abs(value[..., None, :, :] - o[..., :, None, :])  # (..., H, M, N, Dv)
     moved = np.sum((a * e)[..., None] * distance, axis=-2)
     # Exponentials below the smallest normal number are flushed to 0: each loses that much of its value.
-    flushed = N * _SMALLEST[_work(case.dtype)] * np.max(np.abs(value), axis=-2, initial=0.0)[..., None, :]
-    summed = (_c(N) + 8) * u * np.matmul(a, np.abs(value))
-    rounded = unit_roundoff(case.dtype, working=False) * np.abs(o) + _SMALLEST[case.dtype]
+    flushed = N * r.flush * np.max(np.abs(value), axis=-2, initial=0.0)[..., None, :]
+    summed = ((_c(N) + 8) * r.u + 2 * r.weights) * np.matmul(a, np.abs(value))
+    rounded = r.out * np.abs(o) + r.flush_out
     with np.errstate(invalid="ignore"):
-        own = np.where(np.isinf(truth.lse.high), 0.0, 2 * u * np.abs(truth.lse.high))
-    return ForwardBound(moved + summed + flushed + rounded, np.sum(a * e, axis=-1) + (_c(N) + 8) * u + own)
+        own = np.where(np.isinf(truth.lse.high), 0.0, 2 * (r.u + r.scores) * np.abs(truth.lse.high))
+    return ForwardBound(
+        moved + summed + flushed + rounded, np.sum(a * e, axis=-1) + (_c(N) + 8) * r.u + 2 * r.weights + own
+    )
 
 
-def score_error(case: Case, truth: Forward) -> np.ndarray:
+def score_error(case: Case, truth: Forward, r: Rounding) -> np.ndarray:
     """e_ij: how far a correctly computed score, and its exponential, may be off. 0 where nothing is attended to."""
-    u = unit_roundoff(case.dtype)
     query, key = np.abs(case.query.astype(np.float64)), np.abs(_spread_heads(case, case.key))
     scale = 1 / math.sqrt(query.shape[-1]) if case.scale is None else case.scale
     s = truth.scores
@@ -71,29 +109,47 @@ def score_error(case: Case, truth: Forward) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         products = scale * np.matmul(np.where(np.isfinite(query), query, 0.0), np.swapaxes(key, -1, -2))
         below = np.where(allowed, s - truth.lse.high[..., None], 0.0)
-        bias, bias_error = _bias_and_error(case)
-        e = u * ((_c(query.shape[-1]) + 3) * products + 4 * np.abs(s) + 2 * np.abs(bias) + 2 * np.abs(below) + 8)
+        bias, bias_error = _bias_and_error(case, r.u)
+        sizes = np.abs(s) + np.abs(bias) + np.abs(below)
+        e = r.u * ((_c(query.shape[-1]) + 3) * products + 4 * np.abs(s) + 2 * np.abs(bias) + 2 * np.abs(below) + 8)
+        # Rounded scores: the scaled query, the products, their sum with the bias, the difference from the maximum.
+        e = e + r.scores * (2 * products + 2 * sizes)
     return np.where(allowed, e + bias_error, 0.0)
 
 
-def gradient_bound(case: Case, truth: Forward, grad: Gradient, cotangent: np.ndarray) -> dict[str, np.ndarray]:
-    """The same analysis carried through ds = a (t - r), t = <do, v>, r = sum a t, and the sums that follow."""
-    u = unit_roundoff(case.dtype)
+def gradient_bound(
+    case: Case,
+    truth: Forward,
+    grad: Gradient,
+    cotangent: np.ndarray,
+    rounding: Rounding | None = None,
+    lse_cotangent: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """The same analysis carried through ds = a (t - r), t = <do, v>, r = sum a t, and the sums that follow.
+
+    A cotangent of the lse is taken away from r; that of a position bias is for its dense form.
+    """
+    rounding = rounding or rounding_of(case.dtype, case.arithmetic)
+    u, u_half = rounding.u, rounding.weights
     a, value, key = truth.weights, _spread_heads(case, case.value), _spread_heads(case, case.key)
     query, do = case.query.astype(np.float64), np.abs(cotangent.astype(np.float64))
     scale = 1 / math.sqrt(query.shape[-1]) if case.scale is None else case.scale
     N, M, Dv = a.shape[-1], a.shape[-2], value.shape[-1]
-    e = score_error(case, truth)
-    da = a * (e + np.sum(a * e, axis=-1, keepdims=True)) + (_c(N) + 8) * u * a
+    e = score_error(case, truth, rounding)
+    da = a * (e + np.sum(a * e, axis=-1, keepdims=True)) + ((_c(N) + 8) * u + 2 * u_half) * a
     t = np.matmul(cotangent.astype(np.float64), np.swapaxes(value, -1, -2))
     t_abs = np.matmul(do, np.abs(np.swapaxes(value, -1, -2)))
-    dt = (_c(Dv) + 1) * u * t_abs
+    dt = (_c(Dv) + 1) * u * t_abs + u_half * np.abs(t)
     r = np.sum(a * t, axis=-1, keepdims=True)
     # r is summed either over j or, as <do, o>, over the width: both orders must pass.
     dr = np.sum(da * np.abs(t) + a * dt, axis=-1, keepdims=True)
-    dr = dr + (_c(N) + _c(Dv) + 4) * u * np.sum(a * t_abs, axis=-1, keepdims=True)
+    dr = dr + ((_c(N) + _c(Dv) + 4) * u + u_half) * np.sum(a * t_abs, axis=-1, keepdims=True)
+    if lse_cotangent is not None:
+        r = r - lse_cotangent.astype(np.float64)[..., None]
+        dr = dr + u * np.abs(lse_cotangent.astype(np.float64))[..., None]
     dds = da * np.abs(t - r) + a * (dt + dr) + 3 * u * a * (np.abs(t) + np.abs(r))
     ds = np.abs(grad.scores)
+    dds, da = dds + 2 * u_half * ds, da + u_half * a  # rounded once more, and again head by head
     group = query.shape[-3] // case.key.shape[-3] if case.key.shape[-3] else 1
     bounds = {
         "query": scale * (np.matmul(dds, np.abs(key)) + (_c(N) + 3) * u * np.matmul(ds, np.abs(key))),
@@ -102,16 +158,17 @@ def gradient_bound(case: Case, truth: Forward, grad: Gradient, cotangent: np.nda
         "value": _sum_groups(np.matmul(np.swapaxes(da + (_c(M * group) + 3) * u * a, -1, -2), do), group),
     }
     if case.bias is not None:
-        count = max(1, ds.size // max(1, case.bias.size))
-        bounds["bias"] = _sum_to(dds + (_c(count) + 1) * u * ds, case.bias.shape)
-    u_out = unit_roundoff(case.dtype, working=False)
+        shape = tuple(case.bias.shape)
+        count = max(1, ds.size // max(1, math.prod(shape)))
+        bounds["bias"] = _sum_to(dds + (_c(count) + 1) * u * ds, shape)
     truths: Any = {"query": grad.query, "key": grad.key, "value": grad.value, "bias": grad.bias}
     return {
-        name: bound + u_out * np.abs(truths[name].high) + N * _SMALLEST[case.dtype] for name, bound in bounds.items()
+        name: bound + rounding.out * np.abs(truths[name].high) + N * max(rounding.flush, rounding.flush_out)
+        for name, bound in bounds.items()
     }
 
 
-def _bias_and_error(case: Case) -> tuple[np.ndarray | float, np.ndarray | float]:
+def _bias_and_error(case: Case, u: float) -> tuple[np.ndarray | float, np.ndarray | float]:
     """|b_ij|, and how far a correctly evaluated position bias may be off."""
     if case.bias is None:
         return 0.0, 0.0
@@ -120,7 +177,6 @@ def _bias_and_error(case: Case) -> tuple[np.ndarray | float, np.ndarray | float]
         return np.where(np.isinf(bias), 0.0, bias), 0.0
     f: Any = case.bias.f
     p, v = case.bias.query_positions, case.bias.value_positions
-    u = unit_roundoff(case.dtype)
     wide: Any = case.bias.f.offsets(*_wide((p, v)))
     if type(f).__name__ == "BoxMLP":
         (sx, ex), (sy, ey) = (_mlp_error(u, getattr(f, axis), getattr(wide, axis)) for axis in "xy")

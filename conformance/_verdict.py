@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
+from hypothesis.errors import UnsatisfiedAssumption
 
-from ._case import cases
-from ._clause import CLAUSES, Clause
-from ._implementation import Failure, Implementation
+from ._case import Case, cases
+from ._clause import CLAUSES, Clause, observing, under_profile
+from ._implementation import DTYPES, Failure, Implementation
+from ._libraries import NotSupported
+from ._truth import is_telling
 
-__all__ = ["OUTCOMES", "PROFILES", "Verdict", "judge"]
+__all__ = ["OUTCOMES", "PROFILES", "Verdict", "check_deviations", "dtypes_of", "judge", "judge_case", "refute"]
 
 # Drawn cases per clause; a fixed clause has one.
 PROFILES = {"quick": 6, "full": 60}
@@ -28,6 +33,8 @@ class Verdict:
     Attributes
     ----------
     label, implementation : str
+    dtype : str
+        In which it was judged.
     outcome : str
         One of OUTCOMES. A deviation is a failure that the implementer declared; an unexpected pass is a declared
         deviation that did not show, which is an error in the declaration.
@@ -40,6 +47,12 @@ class Verdict:
     repeat : str
         The command that repeats it.
     seconds : float
+    margin : float or None
+        The largest error in units of its bound, of all comparisons of numbers; None where there was none.
+    examples : int
+        How many cases were tried, shrinking included.
+    failing : Case or None
+        The call itself.
 
     Examples
     --------
@@ -56,6 +69,10 @@ class Verdict:
     repeat: str = ""
     seconds: float = 0.0
     seen: str = ""
+    dtype: str = ""
+    margin: float | None = None
+    examples: int = 0
+    failing: Case | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @property
     def bad(self) -> bool:
@@ -64,13 +81,37 @@ class Verdict:
 
     def lines(self) -> list[str]:
         """What a person needs to see of it."""
-        found = [f"{self.label} {CLAUSES[self.label].title}", f"{self.outcome}: {self.reason}"]
+        where = f" ({self.dtype})" if self.dtype else ""
+        found = [f"{self.label} {CLAUSES[self.label].title}{where}", f"{self.outcome}: {self.reason}"]
         found += [f"seen: {self.seen}"] if self.seen else []
         found += [f"on {self.case}"] if self.case else []
+        found += [f"{name}: {self.details[name]}" for name in ("printed", "saved") if name in self.details]
         return found + ([f"repeat with: {self.repeat}"] if self.repeat else [])
 
 
-def judge(implementation: Implementation, clause: Clause, *, profile: str = "quick", seed: int = 0) -> Verdict:
+def dtypes_of(implementation: Implementation, clause: Clause, profile: str) -> list[str]:
+    """In which dtypes a clause is judged: in the first that applies, or, in full, in all of them.
+
+    Examples
+    --------
+    >>> from ia_core import indirect_attention
+    >>> dtypes_of(Implementation(indirect_attention, "mine"), CLAUSES["IA-F-01"], "full")
+    ['float64', 'float32']
+    """
+    apply = [dtype for dtype in implementation.dtypes if not clause.dtypes or dtype in clause.dtypes]
+    apply = apply or list(implementation.dtypes)  # none: the verdict says so, once
+    return apply if profile == "full" and not clause.once and not clause.unsupported(implementation) else apply[:1]
+
+
+def judge(
+    implementation: Implementation,
+    clause: Clause,
+    *,
+    profile: str = "quick",
+    seed: int = 0,
+    dtype: str | None = None,
+    shrink: bool = True,
+) -> Verdict:
     """Try to refute a clause for an implementation.
 
     Parameters
@@ -82,6 +123,10 @@ def judge(implementation: Implementation, clause: Clause, *, profile: str = "qui
         quick or full: how many cases are drawn.
     seed : int
         The same seed draws the same cases.
+    dtype : str, optional
+        By default the first that applies.
+    shrink : bool
+        Look for the smallest failing case, which takes longer.
 
     Returns
     -------
@@ -93,21 +138,91 @@ def judge(implementation: Implementation, clause: Clause, *, profile: str = "qui
     >>> judge(Implementation(indirect_attention, "mine"), CLAUSES["IA-F-01"]).outcome
     'pass'
     """
+    dtype = dtype or dtypes_of(implementation, clause, profile)[0]
+    declared = _declared(implementation, clause, dtype)
+
+    def look(tried: list[int]) -> Failure | None:
+        return refute(implementation, clause, profile, seed, dtype, tried, shrink=shrink and declared is None)
+
+    return _verdict_of(implementation, clause, profile, seed, dtype, look)
+
+
+def judge_case(
+    implementation: Implementation,
+    clause: Clause,
+    case: Case,
+    *,
+    profile: str = "quick",
+    seed: int = 0,
+    dtype: str | None = None,
+) -> Verdict:
+    """The verdict of a clause on one case alone, as it was drawn; in the dtype of the case unless told otherwise.
+
+    Examples
+    --------
+    >>> from ia_core import indirect_attention
+    >>> case = Case(*(np.ones((1, 2, 3)) for _ in range(3)))
+    >>> judge_case(Implementation(indirect_attention, "mine"), CLAUSES["IA-F-01"], case).outcome
+    'pass'
+    """
+    dtype = dtype or case.dtype
+    arithmetic = "standard" if clause.strict else implementation.arithmetic.get(dtype, "standard")
+
+    def look(tried: list[int]) -> Failure | None:
+        tried[0] += 1
+        with np.errstate(all="ignore"):
+            try:
+                clause.check(implementation, case.but(arithmetic=arithmetic))
+            except Failure as failure:
+                return failure
+        return None
+
+    return _verdict_of(implementation, clause, profile, seed, dtype, look)
+
+
+def _declared(implementation: Implementation, clause: Clause, dtype: str) -> str | None:
+    return implementation.deviations.get(f"{clause.label}[{dtype}]", implementation.deviations.get(clause.label))
+
+
+def _verdict_of(
+    implementation: Implementation,
+    clause: Clause,
+    profile: str,
+    seed: int,
+    dtype: str,
+    look: Callable[[list[int]], Failure | None],
+) -> Verdict:
     start = time.perf_counter()
+    margins: list[float] = []
+    tried = [0]
 
     def verdict(outcome: str, reason: str = "", failure: Failure | None = None) -> Verdict:
-        case = "" if failure is None or failure.case is None else repr(failure.case)
-        details = {} if failure is None else failure.details
-        repeat = _repeat(implementation, clause, profile, seed) if failure is not None else ""
-        elapsed = time.perf_counter() - start
-        seen = failure.text if failure is not None and outcome == "deviation" else ""
-        return Verdict(clause.label, implementation.name, outcome, reason, case, details, repeat, elapsed, seen)
+        failing = None if failure is None else failure.case
+        return Verdict(
+            clause.label,
+            implementation.name,
+            outcome,
+            reason,
+            case="" if failing is None else repr(failing),
+            details={} if failure is None else failure.details,
+            repeat="" if failure is None else _repeat(implementation, clause, profile, seed, dtype),
+            seconds=time.perf_counter() - start,
+            seen=failure.text if failure is not None and outcome == "deviation" else "",
+            dtype=dtype,
+            margin=max(margins, default=None),
+            examples=tried[0],
+            failing=failing,
+        )
 
     why_not = clause.unsupported(implementation)
     if why_not:
         return verdict("not supported", why_not)
-    declared = implementation.deviations.get(clause.label)
-    failure = refute(implementation, clause, profile, seed, shrink=declared is None)
+    declared = _declared(implementation, clause, dtype)
+    with under_profile(profile, seed), observing(lambda comparison: margins.append(comparison.worst)):
+        try:
+            failure = look(tried)
+        except NotSupported as error:
+            return verdict("not supported", str(error))
     if failure is None:
         if declared is None:
             return verdict("pass")
@@ -118,56 +233,96 @@ def judge(implementation: Implementation, clause: Clause, *, profile: str = "qui
 
 
 def refute(
-    implementation: Implementation, clause: Clause, profile: str, draw_seed: int, *, shrink: bool = True
+    implementation: Implementation,
+    clause: Clause,
+    profile: str,
+    draw_seed: int,
+    dtype: str,
+    tried: list[int],
+    *,
+    shrink: bool = True,
 ) -> Failure | None:
-    """The smallest failure that Hypothesis finds, or None; without shrinking, the first."""
-    if clause.fixed:
-        try:
-            clause.check(implementation, None)  # type: ignore[arg-type]
-        except Failure as failure:
-            return failure
-        return None
+    """The smallest failure that Hypothesis finds, or None; without shrinking, the first. Counts in ``tried[0]``."""
 
-    dtype = clause.dtype or implementation.dtypes[0]  # the first one claimed judges semantics
-    drawn = cases(dtype, implementation.claims, few_shapes=implementation.library == "jax", **clause.draw)
+    def check(case: Any) -> None:
+        tried[0] += 1
+        # Poisoned and infinite inputs are part of the cases; their warnings say nothing.
+        with np.errstate(all="ignore"):
+            clause.check(implementation, case)
+
+    if clause.fixed:
+        return _failure(lambda: check(None))
+    arithmetic = "standard" if clause.strict else implementation.arithmetic.get(dtype, "standard")
+    draw = (clause.label, dtype, implementation.claims, bool(implementation.few_shapes), arithmetic)
+    for case in _drawn(draw, profile, draw_seed):
+        failure = _failure(functools.partial(check, case))
+        if failure is not None:
+            break
+    else:
+        return None
+    # Hypothesis draws the same cases again, and shrinks the one that failed.
+    return (_failure(_under_hypothesis(check, draw, profile, draw_seed)) if shrink else None) or failure
+
+
+def _failure(run: Callable[[], None]) -> Failure | None:
+    try:
+        run()
+    except Failure as failure:
+        return failure
+    except UnsatisfiedAssumption:  # the check has no use for this case
+        return None
+    return None
+
+
+@functools.lru_cache(maxsize=256)
+def _drawn(draw: tuple[Any, ...], profile: str, draw_seed: int) -> list[Case]:
+    """The cases that a seed draws. They do not depend on what is judged, so many implementations share them."""
+    found: list[Case] = []
+    _under_hypothesis(found.append, draw, profile, draw_seed)()
+    return found
+
+
+def _under_hypothesis(
+    check: Callable[[Case], None], draw: tuple[Any, ...], profile: str, draw_seed: int
+) -> Callable[[], None]:
+    """A test that calls the check on every case drawn."""
+    label, dtype, claims, few_shapes, arithmetic = draw
+    clause = CLAUSES[label]
 
     @seed(draw_seed)
     @settings(
-        max_examples=PROFILES[profile],
+        max_examples=clause.examples or PROFILES[profile],
         database=None,
         deadline=None,
         derandomize=False,
         print_blob=False,
         report_multiple_bugs=False,
-        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
+        phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
-    @given(drawn)
-    def check(case: Any) -> None:
-        # Poisoned and infinite inputs are part of the cases; their warnings say nothing.
-        with np.errstate(all="ignore"):
-            clause.check(implementation, case)
+    @given(cases(dtype, claims, few_shapes=few_shapes, **clause.draw))
+    def test(case: Case) -> None:
+        case = case.but(arithmetic=arithmetic)
+        assume(not clause.telling or is_telling(case))
+        check(case)
 
-    try:
-        check()
-    except Failure as failure:
-        return failure
-    return None
+    return test
 
 
 def check_deviations(implementation: Implementation) -> None:
-    """Refuse deviations from clauses that do not exist (IA-X-21)."""
-    unknown = sorted(set(implementation.deviations) - set(CLAUSES))
+    """Refuse deviations from clauses, or in dtypes, that do not exist (IA-X-21)."""
+    known = {f"{label}{dtype}" for label in CLAUSES for dtype in ("", *(f"[{name}]" for name in DTYPES))}
+    unknown = sorted(set(implementation.deviations) - known)
     if unknown:
         raise ValueError(f"`deviations` must name clauses of docs/spec.md; got {', '.join(unknown)} [IA-X-21]")
 
 
-def _repeat(implementation: Implementation, clause: Clause, profile: str, seed: int) -> str:
+def _repeat(implementation: Implementation, clause: Clause, profile: str, seed: int, dtype: str) -> str:
     words = ["ia-core", "conform", implementation.target or implementation.name]
     words += ["--clause", clause.label, "--profile", profile, "--seed", str(seed)]
     words += ["--device", implementation.device] if implementation.device else []
     if ":" in implementation.target:
         words += ["--library", implementation.library] if implementation.library != "numpy" else []
         words += ["--layout", implementation.layout] if implementation.layout != "BHMD" else []
-        words += ["--dtypes", ",".join(implementation.dtypes), "--supports", ",".join(sorted(implementation.claims))]
+        words += ["--dtypes", dtype, "--supports", ",".join(sorted(implementation.claims))]
     return shlex.join(words)

@@ -1,4 +1,4 @@
-"""The command ``ia-core``: judge implementations (``conform``), show what is installed (``info``)."""
+"""The command ``ia-core``: judge implementations, repeat a failure, golden vectors, and what is installed here."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from . import __version__
 
@@ -60,25 +61,107 @@ def _parser() -> argparse.ArgumentParser:
     add("--dtypes", help="of a module:function, with commas; the first judges semantics (default: float64,float32)")
     add("--supports", help="features that a module:function claims, with commas")
     add("--device", help="where arrays are put: cpu, cuda, ...")
+    add("--xfails", metavar="F", help="failures that are expected: `IA-S-06[float16]  reason` on each line")
+    add("--save", metavar="DIR", help="save every case that fails, for `ia-core replay` and as a script of its own")
+    _add_limits(conform)
     add("--html", metavar="F", help="write a report that a browser shows")
     add("--junit", metavar="F", help="write JUnit XML")
     add("--json", metavar="F", help="write everything as JSON")
+    add("--markdown", metavar="F", help="write a table for a README")
+    add("--badge", metavar="F", help="write an SVG badge")
+    _add_self_test(conform)
     conform.set_defaults(run=_conform)
+    replay = commands.add_parser(
+        "replay",
+        help="repeat a saved case",
+        description="Judge an implementation by the clause and on the case in a file that `conform --save` wrote.",
+        epilog="What the file says of library, layout, device and features holds unless it is given here.",
+    )
+    replay.add_argument("case", metavar="CASE.safetensors")
+    replay.add_argument("target", metavar="TARGET", help="as for `ia-core conform`")
+    for option in ("--library", "--layout", "--supports", "--device"):
+        replay.add_argument(option, help="as for `ia-core conform`")
+    _add_limits(replay)
+    replay.set_defaults(run=_replay)
+    _add_vectors(commands)
     info = commands.add_parser("info", help="show libraries, versions, devices and built-in targets")
     info.set_defaults(run=_info)
     return parser
 
 
+def _add_vectors(commands: Any) -> None:
+    vectors = commands.add_parser("vectors", help="golden vectors, for programs in any language (docs/vectors.md)")
+    actions = vectors.add_subparsers(required=True, metavar="ACTION", dest="action")
+    export = actions.add_parser("export", help="write the set into a folder")
+    export.add_argument("folder", metavar="DIR", help="empty, or made")
+    verify = actions.add_parser("verify", help="see whether a set is whole, to the last bit")
+    verify.add_argument("folder", metavar="SET", nargs="?", help="by default the one that is installed")
+    check = actions.add_parser("check", help="judge the results that a program wrote")
+    check.add_argument("folder", metavar="DIR", help="with *.safetensors, and perhaps not-supported.txt")
+    check.add_argument("--vectors", metavar="SET", help="that was answered; by default the one that is installed")
+    check.add_argument("--all", action="store_true", help="show every vector that failed or is missing")
+    check.add_argument("--json", metavar="F", help="write the verdicts as JSON")
+    vectors.set_defaults(run=_vectors)
+
+
+def _add_self_test(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--self-test",
+        nargs="?",
+        const="matrix",
+        choices=("matrix", "named"),
+        help="judge no target, but the suite itself: does it convict every known bug? Every clause on every bug "
+        "(matrix, the default), or those a bug is filed under, and the rest for what survives them (named)",
+    )
+    add("--seeds", type=int, default=1, metavar="K", help="of a self-test: so many seeds from --seed on (default: 1)")
+    add("--workers", type=int, metavar="N", help="of a self-test: processes (default: one for each processor)")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--timeout", type=float, metavar="S", help="seconds for a clause in a dtype (default: 120, in full 600)")
+    add("--memory", type=float, metavar="GIB", help="memory it may use (default: 8 GiB, at most 3/4 of the machine's)")
+    add("--in-process", action="store_true", help="judge in this process, which a crash then ends: for debuggers")
+
+
 def _conform(options: argparse.Namespace) -> int:
-    missing = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
-    if missing:
-        needs = f"`conform` needs {', '.join(missing)}; install the extra"
-        print(f"ia-core: {needs}: pip install 'indirect-attention[conformance]'", file=sys.stderr)
+    if _is_missing("conform"):
         return 2
+    if options.self_test:
+        from .conformance._kills import run_self_test
+
+        return run_self_test(options, _versions())
     from .backends import indirect_attention
     from .conformance._command import conform
 
     return conform(options, indirect_attention, _versions())
+
+
+def _replay(options: argparse.Namespace) -> int:
+    if _is_missing("replay"):
+        return 2
+    from .backends import indirect_attention
+    from .conformance._replay import replay
+
+    return replay(options, indirect_attention)
+
+
+def _vectors(options: argparse.Namespace) -> int:
+    if _is_missing("vectors"):
+        return 2
+    from .conformance._vectors_command import run
+
+    return run(options)
+
+
+def _is_missing(command: str) -> bool:
+    """Say so where the extra is not installed."""
+    missing = [name for name in EXTRAS if importlib.util.find_spec(name) is None]
+    if missing:
+        needs = f"`{command}` needs {', '.join(missing)}; install the extra"
+        print(f"ia-core: {needs}: pip install 'indirect-attention[conformance]'", file=sys.stderr)
+    return bool(missing)
 
 
 def _info(options: argparse.Namespace) -> int:

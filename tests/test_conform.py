@@ -62,7 +62,7 @@ def conform(*words: str) -> int:
 
 def test_a_good_function_passes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert conform("kernels:good", "--clause", "IA-F") == 0
-    assert "12 pass" in capsys.readouterr().out
+    assert f"{len(select_clauses(['IA-F']))} pass" in capsys.readouterr().out
 
 
 def test_a_wrong_function_is_convicted_and_the_command_repeats_it(
@@ -81,7 +81,7 @@ def test_a_wrong_function_is_convicted_and_the_command_repeats_it(
 
 def test_adapters_and_declared_deviations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert conform("kernels:adapter", "kernels:declared", "--clause", "IA-F-02", "--clause", "IA-F-03") == 0
-    assert "declared IA-F-02: scales late" in capsys.readouterr().out
+    assert "declared IA-F-02 in float64: scales late" in capsys.readouterr().out
     assert conform("kernels:wrongly_declared", "--clause", "IA-F-02") == 1
     assert "declared as a deviation (scales late), but it holds" in capsys.readouterr().out
 
@@ -99,14 +99,14 @@ def test_reports(folder: Path) -> None:
     assert conform("kernels:late_scale", "--clause", "IA-F", *words) == 1
     page = (folder / "out/report.html").read_text()
     assert "IA-F-02" in page and "kernels:late_scale" in page
-    assert "<script" not in page and "http" not in page
+    assert "<script" not in page and "://" not in page
     data = json.loads((folder / "out/report.json").read_text())
     assert data["complete"] and data["seed"] == 0 and data["versions"]["numpy"] == np.__version__
     failed = [v for v in data["verdicts"] if v["outcome"] == "fail"]
     assert {v["clause"] for v in failed} >= {"IA-F-02"}
     assert failed[0]["details"]["error_in_bounds"] > 1
     suite = ET.parse(folder / "out/report.xml").getroot().find("testsuite")
-    assert int(suite.get("tests")) == 12 and int(suite.get("failures")) == len(failed)
+    assert int(suite.get("tests")) == len(select_clauses(["IA-F"])) and int(suite.get("failures")) == len(failed)
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["report.html", "report.json", "report.xml"]
 
 

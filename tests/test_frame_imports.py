@@ -18,7 +18,11 @@ SPECIFICATION = frozenset({"array_api_compat", "array_api_extra", "ia_core"})
 DRAWS = frozenset({Path("ia_core/_params.py"), Path("ia_core/tasks.py")})
 SUITE = frozenset({"ia_core", "hypothesis", "ml_dtypes", "numpy", "pytest", "rich"})
 # An adapter that is not listed here adapts the library of its own name.
-ADAPTED = {"_flex": {"torch"}, "_sdpa": {"torch"}, "_onnxruntime": {"onnx", "onnxruntime"}}
+ADAPTED = {
+    "_flax": {"flax", "jax"},
+    "_memory_efficient": {"memory_efficient_attention"},
+    "_onnxruntime": {"onnx", "onnxruntime"},
+}
 # The one file of the suite that carries arrays from NumPy to the library under test, and back.
 CARRIER = Path("conformance/_libraries.py")
 CARRIED = frozenset({"array_api_strict", "cupy", "jax", "torch"})

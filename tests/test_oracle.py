@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import Phase, given, seed, settings
 
 from ia_core import BoxMLP, EdgeMLP, Grid, LinearOffset, OffsetMLP, OffsetTable, PositionBias
 from ia_core.conformance import _oracle as oracle
+from ia_core.conformance import _wide as wide
+from ia_core.conformance import cases
+from ia_core.conformance._implementation import BASIC
+from ia_core.conformance._tolerance import forward_bound, gradient_bound
 
 
 def test_two_keys_by_hand() -> None:
@@ -103,3 +109,29 @@ def test_nothing_to_attend_to() -> None:
 
 def _floats(balls: np.ndarray) -> np.ndarray:
     return np.vectorize(float)(balls)
+
+
+@pytest.mark.parametrize("kind", ["none", "dense", "mlp", "real", "table", "linear", "box"])
+@pytest.mark.parametrize("mask", ["none", "some", "rows"])
+def test_float64_path_lies_within_its_bound_of_the_balls(kind: str, mask: str) -> None:
+    """The path for large and coarse cases is a float64 implementation like any other."""
+
+    @seed(0)
+    @settings(max_examples=20, database=None, deadline=None, phases=[Phase.generate])
+    @given(cases("float64", BASIC, bias=kind, mask=mask, least=2))
+    def check(case: Any) -> None:
+        truth, fast = (path.forward(**case.arguments) for path in (oracle, wide))
+        bound = forward_bound(case, truth)
+        assert np.all(truth.output.error_of(fast.output.high) <= bound.output)
+        assert np.all(truth.lse.error_of(fast.lse.high) <= bound.lse)
+        np.testing.assert_array_equal(np.isinf(truth.scores), np.isinf(fast.scores))
+        if kind not in ("none", "dense"):
+            return
+        do = np.random.default_rng(case.seed).standard_normal(case.output_shape)
+        arguments = (case.query, case.key, case.value, do, case.bias, case.mask, case.scale)
+        exact, near = (path.gradient(*arguments) for path in (oracle, wide))
+        bounds = gradient_bound(case, truth, exact, do)
+        for name, allowed in bounds.items():
+            assert np.all(getattr(exact, name).error_of(getattr(near, name).high) <= allowed), name
+
+    check()

@@ -13,9 +13,13 @@ __all__ = ["FACTORIES", "NEEDS", "dot_product_attention"]
 MEAN = "a row that the mask empties gives the mean of the values: forbidden scores are -2.4e38, not -inf"
 SINGLE = "the softmax is in float32, for float64 as well (a comment in its source; JAX pull request 21371)"
 ROUNDED = "the weights are rounded to a half before they meet the values"
+NARROW = "the lse is rounded to the dtype of the keys, where the softmax is in float32"
 DEVIATIONS = {
+    "IA-F-08[bfloat16]": NARROW,
+    "IA-F-08[float16]": NARROW,
     "IA-G-04": f"{MEAN}, and the gradient flows to them",
-    "IA-G-05": f"{SINGLE}, which finite differences in float64 see",
+    "IA-G-11": "nan behind the mask reaches gradients: it is multiplied by the weight of 0, and 0 * nan is nan",
+    "IA-G-12": "nothing flows through the lse: it goes through stop_gradient, so that its gradient is 0",
     "IA-P-01": SINGLE,
     "IA-P-03": ROUNDED,
     "IA-P-04": ROUNDED,
@@ -23,6 +27,7 @@ DEVIATIONS = {
     "IA-S-02": "a row whose bias is -inf everywhere gives nan",
     "IA-S-03": f"{MEAN}; the lse is -2.4e38",
     "IA-S-06": "nan behind the mask reaches the output: its weight is 0, and 0 * nan is nan",
+    "IA-S-13": "no heads raise ZeroDivisionError: the number of query heads is divided by that of key heads",
 }
 
 
@@ -34,7 +39,22 @@ def dot_product_attention() -> Implementation:
         library="jax",
         dtypes=("float32", "float64", "float16", "bfloat16"),
         layout="BMHD",
-        supports={"bias", "bias_broadcast", "mask", "scale", "lse", "grouped", "empty", "grad"},
+        supports={
+            "bias",
+            "bias_broadcast",
+            "mask",
+            "scale",
+            "lse",
+            "grouped",
+            "empty",
+            "grad",
+            "bias_grad",
+            "lse_grad",
+            "double_grad",
+            "compile",
+            "vmap",
+        },
+        arithmetic={"float64": "float32", "float16": "weights", "bfloat16": "weights"},
         deviations={label: f"{reason} (seen in JAX 0.10.2)" for label, reason in DEVIATIONS.items()},
     )
 

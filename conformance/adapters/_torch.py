@@ -12,10 +12,11 @@ from typing import Any
 
 from .._implementation import Implementation
 
-__all__ = ["FACTORIES", "NEEDS", "flex", "sdpa", "sdpa_flash", "sdpa_math"]
+__all__ = ["FACTORIES", "NEEDS", "flex", "multi_head", "sdpa", "sdpa_flash", "sdpa_math"]
 
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 CLAIMS = {"bias", "bias_broadcast", "mask", "scale", "grouped", "empty"}
+WEIGHTS = {"float16": "weights", "bfloat16": "weights"}
 
 POISON = (
     "nan behind the mask reaches the output: the score becomes -inf, but nan + -inf and 0 * nan are nan "
@@ -28,7 +29,12 @@ ROUNDED_EXPONENTIALS = (
     "the fused kernel rounds the exponentials to a half before they meet the values; the documentation of "
     "scaled_dot_product_attention keeps intermediates in float32 for the math backend alone (seen in PyTorch 2.13)"
 )
-FUSED = {"IA-P-03": ROUNDED_EXPONENTIALS, "IA-P-04": ROUNDED_EXPONENTIALS, "IA-S-06": POISON, "IA-S-07": SWALLOWED}
+POISONED_GRADIENT = (
+    "nan behind the mask reaches the gradient of its key: the product with the nan comes before the weight of 0, and "
+    "0 * nan is nan (PyTorch issue 101967; seen in 2.13)"
+)
+POISONED = {"IA-S-06": POISON, "IA-G-11": POISONED_GRADIENT}
+FUSED = POISONED | {"IA-P-03": ROUNDED_EXPONENTIALS, "IA-P-04": ROUNDED_EXPONENTIALS, "IA-S-07": SWALLOWED}
 ROUNDED_WEIGHTS = (
     "the weights are rounded to a half before they meet the values (math_attention in PyTorch 2.13, "
     "torch/_higher_order_ops/flex_attention.py)"
@@ -45,28 +51,34 @@ def sdpa() -> Implementation:
         "torch-sdpa",
         library="torch",
         dtypes=DTYPES,
-        supports=CLAIMS | {"value_width", "batch_axes", "grad"},
+        supports=CLAIMS | {"value_width", "batch_axes", "grad", "bias_grad", "compile", "vmap"},
+        arithmetic=WEIGHTS,
         deviations=FUSED,
     )
 
 
 def sdpa_math() -> Implementation:
-    """The same function held to the composed kernel, SDPBackend.MATH."""
+    """The same function held to the composed kernel, SDPBackend.MATH.
+
+    Its arithmetic is that of docs/spec.md, and IA-P-03 and IA-P-04 hold it to that. The wider one is for the gradient
+    of a bias of halves beside a mask: the two are one argument, whose gradient is rounded at every key before it is
+    summed where the bias was broadcast.
+    """
     return Implementation(
         functools.partial(_sdpa, backend="MATH"),
         "torch-sdpa-math",
         library="torch",
         dtypes=DTYPES,
-        supports=CLAIMS | {"value_width", "batch_axes", "grad"},
-        deviations={"IA-S-06": POISON},
+        supports=CLAIMS | {"value_width", "batch_axes", "grad", "bias_grad", "double_grad", "compile", "vmap"},
+        arithmetic=WEIGHTS,
+        deviations=POISONED,
     )
 
 
 def sdpa_flash() -> Implementation:
     """The same function held to the fused kernel, SDPBackend.FLASH_ATTENTION.
 
-    It takes exactly four axes, needs Dv = D, and has no gradient for a bias. A feature is claimed whole, so ``grad``
-    is not; ``torch-sdpa`` runs the gradient of this kernel wherever there is no bias.
+    It takes exactly four axes, needs Dv = D, and has no gradient for a bias, nor one of its gradient.
     """
     needs_unit_strides = (
         "the fused kernel refuses arrays whose last stride is not 1 (RuntimeError: No available kernel; the "
@@ -77,8 +89,9 @@ def sdpa_flash() -> Implementation:
         "torch-sdpa-flash",
         library="torch",
         dtypes=DTYPES,
-        supports=CLAIMS,
-        deviations=FUSED | {"IA-L-01": needs_unit_strides},
+        supports=CLAIMS | {"grad", "compile", "linear_memory"},
+        arithmetic=WEIGHTS,
+        deviations=FUSED | dict.fromkeys(("IA-L-01", "IA-L-05", "IA-L-06"), needs_unit_strides),
     )
 
 
@@ -94,16 +107,51 @@ def flex() -> Implementation:
         library="torch",
         dtypes=DTYPES,
         supports=CLAIMS | {"lse", "value_width"},
+        arithmetic=WEIGHTS,
         deviations={
             "IA-P-03": ROUNDED_WEIGHTS,
             "IA-P-04": ROUNDED_WEIGHTS,
             "IA-S-04": no_keys,
             "IA-S-06": "a nan value behind the mask reaches the output: 0 * nan is nan (seen in PyTorch 2.13)",
+            "IA-S-13": "no heads raise ZeroDivisionError: the number of query heads is divided by that of key heads "
+            "(seen in PyTorch 2.13)",
         },
     )
 
 
-FACTORIES = {"torch-sdpa": sdpa, "torch-sdpa-math": sdpa_math, "torch-sdpa-flash": sdpa_flash, "torch-flex": flex}
+def multi_head() -> Implementation:
+    """``torch.nn.functional.multi_head_attention_forward`` with identities for its projections.
+
+    With ``need_weights=True``, its default: the composed products and softmax, which no other function here shares.
+    Four axes, Dv = D, one key head for each query head, and no scale to choose.
+    """
+    empty = "a row that may attend to nothing gives nan, and so do gradients through it: its softmax is 0 / 0"
+    rounded = "scores and weights are rounded to a half: it is composed of operations on halves"
+    deviations = POISONED | {
+        "IA-G-04": f"{empty} (seen in PyTorch 2.13)",
+        "IA-P-03": f"{rounded} (seen in PyTorch 2.13)",
+        "IA-P-04": f"{rounded} (seen in PyTorch 2.13)",
+        "IA-S-01": f"{empty} (PyTorch issue 41508; seen in 2.13)",
+        "IA-S-02": f"{empty} (PyTorch issue 41508; seen in 2.13)",
+    }
+    return Implementation(
+        _multi_head,
+        "torch-mha",
+        library="torch",
+        dtypes=DTYPES,
+        supports={"bias", "mask", "grad", "bias_grad", "double_grad", "compile", "vmap"},
+        arithmetic={"float16": "scores", "bfloat16": "scores"},
+        deviations=deviations,
+    )
+
+
+FACTORIES = {
+    "torch-sdpa": sdpa,
+    "torch-sdpa-math": sdpa_math,
+    "torch-sdpa-flash": sdpa_flash,
+    "torch-flex": flex,
+    "torch-mha": multi_head,
+}
 NEEDS = dict.fromkeys(FACTORIES, ("torch",))
 
 
@@ -117,6 +165,7 @@ def _sdpa(
     scale: float | None = None,
     backend: str | None = None,
 ) -> Any:
+    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -131,9 +180,12 @@ def _sdpa(
     )
     if backend is None:
         return run()
-    with sdpa_kernel(getattr(SDPBackend, backend)), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a kernel that declines says why, and then raises
-        return run()
+    with sdpa_kernel(getattr(SDPBackend, backend)):
+        if torch.compiler.is_compiling():  # which knows the kernel's context, but not that of warnings
+            return run()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a kernel that declines says why, and then raises
+            return run()
 
 
 def _attn_mask(bias: Any, mask: Any, axes: int) -> Any:
@@ -181,3 +233,38 @@ def _flex(
             return_aux=AuxRequest(lse=True) if return_lse else None,
         )
     return (result[0], result[1].lse) if return_lse else result
+
+
+def _multi_head(query: Any, key: Any, value: Any, *, bias: Any = None, mask: Any = None) -> Any:
+    import torch
+    from torch.nn.functional import multi_head_attention_forward
+
+    B, H, M, D = query.shape
+    query, key, value = (one.permute(2, 0, 1, 3).flatten(2) for one in (query, key, value))  # (n, B, H * D)
+    # Its boolean mask is True where attention is forbidden.
+    attn_mask = ~mask if bias is None and mask is not None else bias
+    if bias is not None and mask is not None:
+        attn_mask = torch.where(mask, bias, -math.inf)
+    identity = torch.eye(H * D, dtype=query.dtype, device=query.device)
+    output, _ = multi_head_attention_forward(
+        query,
+        key,
+        value,
+        H * D,
+        H,
+        None,
+        None,
+        None,
+        None,
+        False,
+        0.0,
+        identity,
+        None,
+        training=False,
+        attn_mask=None if attn_mask is None else attn_mask.expand(B, H, M, key.shape[0]).flatten(0, 1),
+        use_separate_proj_weight=True,
+        q_proj_weight=identity,
+        k_proj_weight=identity,
+        v_proj_weight=identity,
+    )
+    return output.unflatten(2, (H, D)).permute(1, 2, 0, 3)  # (B, H, M, D)

@@ -1,0 +1,253 @@
+"""False alarms and margins: every correct implementation found here, judged by every clause with many seeds.
+
+    python benchmarks/controls.py run [--seeds 20] [--profile full] [--workers 2] [--only NAME ...] [--out FILE]
+    python benchmarks/controls.py report [--out FILE]
+
+``run`` judges the reference, our fast paths and the kernels of others in every dtype that they take; a failure that no
+adapter declares is a false alarm, or a bug that nobody knew. It also counts, for every implementation and dtype, the
+compared elements by error / bound. Finished seeds are kept in a folder beside FILE, so that a run which was stopped
+goes on where it was. ``report`` writes docs/generated/controls.md and the figure from FILE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ia_core.backends import indirect_attention
+from ia_core.conformance import CLAUSES, Implementation, judge
+from ia_core.conformance._clause import Comparison, observing
+from ia_core.conformance._libraries import has_device
+from ia_core.conformance._own import fast_paths, references
+from ia_core.conformance._verdict import dtypes_of
+from ia_core.conformance.adapters import BUILTIN, installed
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs/results/controls.json"
+KERAS = ("numpy", "jax", "torch")  # one process can have one backend
+LIBRARIES = ("array-api-compat", "numpy", "hypothesis", "python-flint", "torch", "jax", "onnxruntime", "onnx", "keras")
+PEERS = ("flax", "mlx", "openvino", "tinygrad")
+
+# Elements are counted by floor(log2(error / bound)), from 2^-20 and below up to above the bound.
+LEAST, MOST = -20, 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    what = parser.add_subparsers(dest="what", required=True)
+    run = what.add_parser("run")
+    run.add_argument("--seeds", type=int, default=20)
+    run.add_argument("--profile", default="full", choices=("quick", "full"))
+    run.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    run.add_argument("--only", nargs="*", default=[])
+    one = what.add_parser("one")
+    one.add_argument("--seed", type=int, required=True)
+    one.add_argument("--profile", required=True)
+    one.add_argument("--names", nargs="+", required=True)
+    report = what.add_parser("report")
+    for sub in (run, one, report):
+        sub.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    return {"run": run_all, "one": run_one, "report": write_report}[options.what](options)
+
+
+def names_found() -> list[list[str]]:
+    """What is judged, in groups that can share a process."""
+    ours = [n for n in (*references(), *fast_paths(indirect_attention)) if has_device(n.partition("-")[2])]
+    others = [name for name in installed() if not name.startswith("keras-")]
+    keras = [[f"keras-{backend}"] for backend in KERAS] if importlib.util.find_spec("keras") else []
+    return [[*ours, *others], *keras]
+
+
+def run_all(options: argparse.Namespace) -> int:
+    groups = [[n for n in group if not options.only or n in options.only] for group in names_found()]
+    parts = options.out.with_suffix(".parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    jobs = [(seed, group) for seed in range(options.seeds) for group in groups if group]
+    todo = [(seed, group, parts / f"{options.profile}-{seed}-{_short(group)}.json") for seed, group in jobs]
+    waiting = [job for job in todo if not job[2].exists()]
+    with ThreadPoolExecutor(options.workers) as pool:
+        running = [pool.submit(_start, *job, options.profile) for job in waiting]
+        try:
+            for done, future in enumerate(as_completed(running), start=1):
+                print(f"{done} of {len(waiting)}: {future.result()}", flush=True)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            print("stopped; what is finished is kept", file=sys.stderr)
+            return 130
+    _write(options.out, _gathered([path for *_, path in todo if path.exists()], options))
+    return write_report(options)
+
+
+def _start(seed: int, group: list[str], path: Path, profile: str) -> str:
+    words = [sys.executable, __file__, "one", "--seed", str(seed), "--profile", profile, "--out", str(path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    if group[0].startswith("keras-"):
+        environment["KERAS_BACKEND"] = group[0].removeprefix("keras-")
+    ended = subprocess.run([*words, "--names", *group], env=environment, capture_output=True, text=True, check=False)
+    return f"seed {seed}, {_short(group)}: {'done' if ended.returncode == 0 else ended.stderr[-2000:]}"
+
+
+def run_one(options: argparse.Namespace) -> int:
+    """One seed, in this process: clause by clause, so that implementations share drawn cases and their truths."""
+    catalogue = {**references(), **fast_paths(indirect_attention), **BUILTIN}
+    implementations = [catalogue[name]() for name in options.names]
+    found: dict[str, Any] = {one.name: {"outcomes": {}, "histograms": {}, "worst": {}} for one in implementations}
+    alarms: list[dict[str, Any]] = []
+    for clause in CLAUSES.values():
+        for one in implementations:
+            for dtype in dtypes_of(one, clause, options.profile):
+                _judge(one, clause.label, dtype, options, found[one.name], alarms)
+    facts = {"seed": options.seed, "profile": options.profile, "found": found, "alarms": alarms}
+    _write(options.out, facts)
+    return 0
+
+
+def _judge(
+    one: Implementation, label: str, dtype: str, options: argparse.Namespace, into: dict[str, Any], alarms: list[Any]
+) -> None:
+    counts: Counter[int] = Counter()
+
+    def observe(comparison: Comparison) -> None:
+        ratio = comparison.ratio.ravel()
+        exponents = np.full(ratio.shape, LEAST)
+        some = ratio > 2.0**LEAST
+        exponents[some] = np.floor(np.log2(np.minimum(ratio[some], 2.0**MOST))).astype(int)
+        counts.update(exponents.tolist())
+
+    with observing(observe):
+        verdict = judge(one, CLAUSES[label], profile=options.profile, seed=options.seed, dtype=dtype, shrink=False)
+    outcomes = into["outcomes"].setdefault(dtype, {})
+    outcomes[verdict.outcome] = outcomes.get(verdict.outcome, 0) + 1
+    if verdict.bad:
+        alarms.append({"implementation": one.name, "clause": label, "dtype": dtype, "text": "\n".join(verdict.lines())})
+    if verdict.outcome == "pass" and verdict.margin is not None:
+        histogram = into["histograms"].setdefault(dtype, {})
+        for exponent, count in counts.items():
+            histogram[str(exponent)] = histogram.get(str(exponent), 0) + count
+        if verdict.margin > into["worst"].get(dtype, [0.0])[0]:
+            into["worst"][dtype] = [verdict.margin, label]
+
+
+def _gathered(paths: list[Path], options: argparse.Namespace) -> dict[str, Any]:
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    found: dict[str, Any] = {}
+    for part in parts:
+        for name, facts in part["found"].items():
+            into = found.setdefault(name, {"outcomes": {}, "histograms": {}, "worst": {}})
+            for kind in ("outcomes", "histograms"):
+                for dtype, counts in facts[kind].items():
+                    total = Counter(into[kind].get(dtype, {})) + Counter(counts)
+                    into[kind][dtype] = dict(sorted(total.items()))
+            for dtype, worst in facts["worst"].items():
+                into["worst"][dtype] = max(into["worst"].get(dtype, [0.0, ""]), worst)
+    versions = {}
+    for library in (*LIBRARIES, *PEERS):
+        if importlib.util.find_spec(library.replace("-", "_").replace("python_flint", "flint")):
+            versions[library] = importlib.metadata.version(library)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()},
+        "python": platform.python_version(),
+        "versions": versions,
+        "profile": options.profile,
+        "seeds": sorted({part["seed"] for part in parts}),
+        "clauses": len(CLAUSES),
+        "found": found,
+        "alarms": [alarm | {"seed": part["seed"]} for part in parts for alarm in part["alarms"]],
+    }
+
+
+def write_report(options: argparse.Namespace) -> int:
+    """The table and the figure of the results."""
+    data = json.loads(options.out.read_text(encoding="utf-8"))
+    lines = [
+        "% Written by benchmarks/controls.py from docs/results/controls.json.",
+        "",
+        f"{data['date']}, {data['machine']['cpus']} processors ({data['machine']['processor']}), "
+        f"Python {data['python']}, "
+        + ", ".join(f"{name} {version}" for name, version in data["versions"].items())
+        + f". Profile {data['profile']}, {len(data['seeds'])} seeds, {data['clauses']} clauses.",
+        "",
+        "| implementation | dtype | pass | deviation | not supported | false alarms | compared | median | largest |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, facts in data["found"].items():
+        for dtype, outcomes in facts["outcomes"].items():
+            counts = {int(e): n for e, n in facts["histograms"].get(dtype, {}).items()}
+            bad = outcomes.get("fail", 0) + outcomes.get("unexpected pass", 0)
+            worst, label = facts["worst"].get(dtype, [math.nan, ""])
+            cells = [outcomes.get(kind, 0) for kind in ("pass", "deviation", "not supported")]
+            middle = f"2^{_median(counts)}" if counts else ""
+            row = [name, dtype, *cells, bad, sum(counts.values()), middle, f"{worst:.2g} ({label})"]
+            lines.append("| " + " | ".join(str(cell) for cell in row) + " |")
+    _write_text(ROOT / "docs/generated/controls.md", "\n".join(lines) + "\n")
+    draw(data, ROOT / "docs/_static/margins.svg")
+    for alarm in data["alarms"]:
+        print(f"seed {alarm['seed']} {alarm['implementation']}: {alarm['text']}\n")
+    print(f"{len(data['alarms'])} false alarms")
+    return int(bool(data["alarms"]))
+
+
+def draw(data: dict[str, Any], path: Path) -> None:
+    """Error / bound of every compared element: one panel for each dtype, one line for each implementation."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "margins"
+    from matplotlib import pyplot as plt
+
+    dtypes = ("float64", "float32", "float16", "bfloat16")
+    figure, panels = plt.subplots(1, len(dtypes), figsize=(11, 3.2), sharey=True, layout="constrained")
+    for dtype, panel in zip(dtypes, panels, strict=True):
+        for facts in data["found"].values():
+            counts = {int(e): n for e, n in facts["histograms"].get(dtype, {}).items()}
+            total = sum(counts.values())
+            if total:
+                places = range(LEAST, MOST)
+                panel.plot(places, [counts.get(e, 0) / total for e in places], color="#3b6ea5", alpha=0.4, lw=1)
+        panel.axvline(0, color="#b3403a", lw=1)
+        panel.set(title=dtype, xlabel="log2(error / bound)", yscale="log")
+    panels[0].set_ylabel("share of elements")
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _median(counts: dict[int, int]) -> int:
+    total, seen = sum(counts.values()), 0
+    for exponent in sorted(counts):
+        seen += counts[exponent]
+        if 2 * seen >= total:
+            return exponent
+    raise ValueError("no counts")
+
+
+def _short(group: list[str]) -> str:
+    return group[0] if len(group) == 1 else f"{group[0]}-and-{len(group) - 1}"
+
+
+def _write(path: Path, data: Any) -> None:
+    _write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(path.suffix + ".new")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
