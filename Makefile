@@ -10,8 +10,10 @@ JOBS ?= 2
 BIN := .venv/bin
 # -qq leaves errors and nothing else
 INSTALL := $(BIN)/python -m pip -qq install -c constraints.txt
+# Peers bring frameworks of their own, which nothing else here is to depend on.
+PEERS := .venv-peers
 
-.PHONY: demo test lint docs dist types clean
+.PHONY: demo test peers lint docs dist types clean
 
 demo: .venv/demo.stamp
 	@mkdir -p build
@@ -32,14 +34,25 @@ test: .venv/dev.stamp lint
 
 # PyTorch comes first and by its pin: resolved among the others, its range may draw in a build with
 # gigabytes of CUDA libraries.
-.venv/torch.stamp: constraints.txt
+.venv/torch.stamp $(PEERS)/torch.stamp: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=...")'
-	@echo "Making .venv and installing PyTorch (some minutes the first time) ..."
-	@$(PYTHON) -m venv .venv
-	@$(INSTALL) torch
+	@echo "Making $(@D) and installing PyTorch (some minutes the first time) ..."
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip -qq install -c constraints.txt torch
 	@touch $@
 
 # For contributors.
+
+# Every kernel of others that has an adapter: all clauses, and the examples of what is declared.
+peers: $(PEERS)/peers.stamp
+	@mkdir -p build
+	$(PEERS)/bin/ia-core conform --html build/peers.html
+	$(PEERS)/bin/pytest tests/test_peers.py
+
+$(PEERS)/peers.stamp: $(PEERS)/torch.stamp pyproject.toml
+	@echo "Installing the project and the kernels of others ..."
+	@$(PEERS)/bin/python -m pip -qq install -c constraints.txt -e '.[dev,peers]'
+	@touch $@
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -57,4 +70,4 @@ types: .venv/dev.stamp
 	cd build && MYPYPATH=types ../$(BIN)/mypy --config-file ../pyproject.toml -p ia_core
 
 clean:
-	rm -rf .venv build dist docs/_build docs/api *.egg-info
+	rm -rf .venv $(PEERS) build dist docs/_build docs/api *.egg-info

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ from ia_core import BoxMLP, EdgeMLP, Grid, LinearOffset, OffsetMLP, OffsetTable,
 
 from ._libraries import numpy_dtype
 
-__all__ = ["Case", "cases", "rng_of"]
+__all__ = ["FILLED_BY", "Case", "cases", "fill_case", "rng_of", "structures"]
 
 BIAS_SHAPES = ("full", "heads", "keys", "queries", "shared", "per_head_keys")
 POSITION_BIASES = ("mlp", "real", "table", "linear", "box")
+# The features that decide how a structure is filled.
+FILLED_BY = frozenset({"bias", "mask", "scale", "grouped", "value_width", "batch_axes"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,18 +106,7 @@ def rng_of(case: Case) -> np.random.Generator:
 
 
 def cases(
-    dtype: str,
-    supports: Collection[str],
-    *,
-    bias: str = "any",
-    mask: str = "any",
-    scale: str = "any",
-    grouped: bool | None = None,
-    least: int = 1,
-    least_heads: int = 1,
-    least_batch: int = 0,
-    widths: Sequence[int] = (1, 2, 4, 8),
-    few_shapes: bool = False,
+    dtype: str, supports: Collection[str], *, least_heads: int = 1, least_batch: int = 0, **draw: Any
 ) -> st.SearchStrategy[Case]:
     """A Hypothesis strategy: cases within what an implementation supports.
 
@@ -125,20 +116,10 @@ def cases(
         Of query, key, value and a dense bias.
     supports : collection of str
         Features, as :class:`ia_core.conformance.Implementation` has them.
-    bias : str
-        none, any, dense (an array of any broadcasting shape), one of BIAS_SHAPES, or one of POSITION_BIASES.
-    mask : str
-        none, any, some (every row keeps a key) or rows (a row loses all).
-    scale : str
-        none, any or given.
-    grouped : bool, optional
-        Whether query heads share key heads; either by default.
-    least, least_heads, least_batch : int
-        Least M and N, least number of query heads, and of elements beyond the first.
-    widths : sequence of int
-        What D is drawn from.
-    few_shapes : bool
-        For libraries to which every new shape costs a compilation.
+    least_heads, least_batch : int
+        Least number of query heads, and of elements beyond the first.
+    **draw
+        As for :func:`structures`.
 
     Returns
     -------
@@ -150,60 +131,106 @@ def cases(
     >>> find(cases("float32", {"mask"}, mask="some"), lambda case: case.key.shape[-2] > 2).mask.dtype
     dtype('bool')
     """
-    groups = [2, 3] if grouped else [1, 2, 3]
-    groups = [g for g in groups if 2 * g >= least_heads] if "grouped" in supports and grouped is not False else [1]
+    fill = functools.partial(
+        fill_case, dtype=dtype, supports=supports, least_heads=least_heads, least_batch=least_batch
+    )
+    return structures(least_heads=least_heads, **draw).map(fill)
+
+
+def structures(
+    *,
+    bias: str = "any",
+    mask: str = "any",
+    scale: str = "any",
+    grouped: bool | None = None,
+    least: int = 1,
+    least_heads: int = 1,
+    widths: Sequence[int] = (1, 2, 4, 8),
+    few_shapes: bool = False,
+) -> st.SearchStrategy[dict[str, Any]]:
+    """What cases are made from by :func:`fill_case`, for implementations of all features.
+
+    Parameters
+    ----------
+    bias : str
+        none, any, dense (an array of any broadcasting shape), one of BIAS_SHAPES, or one of POSITION_BIASES.
+    mask : str
+        none, any, some (every row keeps a key) or rows (a row loses all).
+    scale : str
+        none, any or given.
+    grouped : bool, optional
+        Whether query heads share key heads; either by default.
+    least, least_heads : int
+        Least M and N, and least number of query heads.
+    widths : sequence of int
+        What D is drawn from.
+    few_shapes : bool
+        And few scales: for libraries to which every new one costs a compilation.
+
+    Returns
+    -------
+    hypothesis strategy of dict
+    """
+    groups = [1] if grouped is False else [2, 3] if grouped else [1, 2, 3]
+    groups = [group for group in groups if group == 1 or 2 * group >= least_heads]
     sizes: dict[str, Any] = {
         "Hk": st.integers(1 if grouped is not True else 2, 2),
         "M": st.integers(least, max(4, least)),
         "N": st.integers(least, max(6, least)),
         "D": st.sampled_from(list(widths)),
         "Dv": st.sampled_from([1, 3, 4, 8]),
-        "batch": st.sampled_from([(), (1,), (2,), (2, 2)] if "batch_axes" in supports else [(1,), (2,)]),
+        "batch": st.sampled_from([(), (1,), (2,), (2, 2)]),
         "group": st.sampled_from(groups),
     }
     if few_shapes:
         fixed = {"Hk": 2, "M": 3, "N": 5, "D": 4, "Dv": 3, "batch": (2,), "group": groups[-1]}
         sizes = {name: st.just(size) for name, size in fixed.items()}
-    if bias == "any":
-        kinds = ["none", *BIAS_SHAPES] if "bias" in supports else ["none"]
-    else:
-        kinds = list(BIAS_SHAPES) if bias == "dense" else [bias]
-    masks = ["none"] if "mask" not in supports else ["none", "some"] if mask == "any" else [mask]
-    scales = {"none": [None], "given": [0.125, 0.3, 1.0, 2.0], "any": [None, 0.125, 0.3, 1.0, 2.0]}[scale]
-    drawn = st.fixed_dictionaries(
+    kinds = {"any": ["none", *BIAS_SHAPES], "dense": list(BIAS_SHAPES)}.get(bias, [bias])
+    numbers = [0.3, 2.0] if few_shapes else [0.125, 0.3, 1.0, 2.0]  # the scale, too, is known when tracing
+    return st.fixed_dictionaries(
         {
             **sizes,
             "bias": st.sampled_from(kinds),
-            "mask": st.sampled_from(masks),
+            "mask": st.sampled_from(["none", "some"] if mask == "any" else [mask]),
             "mask_shape": st.integers(0, 0 if few_shapes or mask == "rows" else 3),
-            "scale": st.sampled_from(scales if "scale" in supports else [None]),
+            "scale": st.sampled_from({"none": [None], "given": numbers, "any": [None, *numbers]}[scale]),
             "seed": st.integers(0, 2**16),
         }
     )
-    return drawn.map(functools.partial(_filled, dtype, frozenset(supports), least_heads, least_batch))
 
 
-def _filled(dtype: str, supports: Collection[str], least_heads: int, least_batch: int, drawn: dict[str, Any]) -> Case:
-    """The case of what was drawn: its arrays filled from its seed."""
-    M, N, D, Hk, batch = (drawn[name] for name in ("M", "N", "D", "Hk", "batch"))
-    Hk = max(Hk, -(-least_heads // drawn["group"]))
-    H = Hk * drawn["group"]
-    Dv = drawn["Dv"] if "value_width" in supports else D
+def fill_case(
+    structure: Mapping[str, Any],
+    dtype: str,
+    supports: Collection[str],
+    *,
+    least_heads: int = 1,
+    least_batch: int = 0,
+) -> Case:
+    """The case of a structure, as far as it is supported: its arrays filled from its seed."""
+    M, N, D, Hk, batch = (structure[name] for name in ("M", "N", "D", "Hk", "batch"))
+    group = structure["group"] if "grouped" in supports else 1
+    Hk = max(Hk, -(-least_heads // group))
+    H = Hk * group
+    Dv = structure["Dv"] if "value_width" in supports else D
+    if "batch_axes" not in supports:
+        batch = (max(batch, default=1),)
     if int(np.prod(batch)) <= least_batch or (least_batch and not batch):
         batch = (least_batch + 1,)
-    rng = np.random.default_rng(drawn["seed"])
+    rng = np.random.default_rng(structure["seed"])
 
     def fill(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(numpy_dtype(dtype))
 
+    bias, mask = (structure[name] if name in supports else "none" for name in ("bias", "mask"))
     return Case(
         query=fill(*batch, H, M, D),
         key=fill(*batch, Hk, N, D),
         value=fill(*batch, Hk, N, Dv),
-        bias=_fill_bias(rng, drawn["bias"], dtype, (*batch, H, M, N)),
-        mask=_fill_mask(rng, drawn["mask"], (*batch, H, M, N), drawn["mask_shape"]),
-        scale=drawn["scale"],
-        seed=drawn["seed"],
+        bias=_fill_bias(rng, bias, dtype, (*batch, H, M, N)),
+        mask=_fill_mask(rng, mask, (*batch, H, M, N), structure["mask_shape"]),
+        scale=structure["scale"] if "scale" in supports else None,
+        seed=structure["seed"],
     )
 
 

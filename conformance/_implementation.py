@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from ia_core import PositionBias
 
 from ._case import Case
-from ._libraries import LIBRARIES, from_library, to_library, vjp
+from ._libraries import LIBRARIES, from_library, to_library
 from ._tolerance import ARITHMETICS
 
 __all__ = ["FEATURES", "Failure", "Implementation", "Result"]
@@ -170,37 +170,6 @@ class Implementation:
             raise Failure(f"return_lse=True must give a pair (output, lse); got {type(returned).__name__}", case)
         lse, _ = self.received(returned[1], case, "lse", case.output_shape[:-1], layout=False)
         return Result(*self.received(returned[0], case, "output", case.output_shape), lse)
-
-    def gradients(self, case: Case, cotangent: np.ndarray) -> dict[str, np.ndarray]:
-        """Gradients of <cotangent, output> for query, key, value and, if there is one, a dense bias."""
-        arrays, keywords = self.arguments(case)
-        names = ["query", "key", "value"]
-        if "bias" in keywords:
-            names.append("bias")
-            arrays = [*arrays, keywords.pop("bias")]
-        do = self._place(self._swap(cotangent))
-
-        def function(*inputs: Any) -> Any:
-            extra = {"bias": inputs[3]} if len(inputs) > 3 else {}
-            return self.fn(*inputs[:3], **extra, **keywords)
-
-        try:
-            if self.vjp is not None:
-                found = self.vjp(do, *arrays[:3], **dict(zip(["bias"], arrays[3:], strict=False)), **keywords)
-            else:
-                _, found = vjp(self.library, function, arrays, do)
-        except Exception as error:
-            raise Failure(f"its gradient raised {type(error).__name__}: {_first_line(error)}", case) from error
-        wanted = {name: getattr(case, name).shape for name in names}
-        return {
-            name: self.received(g, case, f"gradient of {name}", wanted[name], layout=name != "bias")[0]
-            for name, g in zip(names, found, strict=False)
-        }
-
-    def snapshot(self, arrays: Sequence[Any], keywords: Mapping[str, Any]) -> list[np.ndarray]:
-        """Copies, as NumPy arrays, of the arrays of a call."""
-        extra = [keywords[name] for name in ("bias", "mask") if name in keywords]
-        return [from_library(array)[0].copy() for array in (*arrays, *extra) if not isinstance(array, PositionBias)]
 
     def arguments(
         self, case: Case, *, strided: bool = False, place: Place | None = None

@@ -9,11 +9,13 @@ from typing import Any
 import ia_core
 
 from ._implementation import BASIC, Implementation
-from ._libraries import LIBRARIES
+from ._libraries import AUTODIFF, LIBRARIES
 
 __all__ = ["DTYPES", "EVERYTHING", "fast_paths", "references"]
 
-EVERYTHING = BASIC | {"grad", "bias_grad", "position_bias", "errors"}
+EVERYTHING = BASIC | {"grad", "bias_grad", "position_bias", "wide_bias", "errors"}
+# What a library's automatic differentiation and its compiler add.
+TRANSFORMS = {"parameter_grad", "lse_grad", "double_grad", "compile", "vmap"}
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -36,14 +38,15 @@ def _reference(library: str) -> Implementation:
         f"reference-{library}",
         library=library,
         dtypes=DTYPES[:2] if library == "array_api_strict" else DTYPES,
-        supports=EVERYTHING,
-        vjp=None if library in ("torch", "jax") else _closed_form,
+        supports=EVERYTHING | (TRANSFORMS if library in AUTODIFF else set()),
+        vjp=None if library in AUTODIFF else _closed_form,
         target=f"reference-{library}",
     )
 
 
 def _fast(function: Callable[..., Any], library: str) -> Implementation:
-    supports = EVERYTHING if library in ("torch", "jax") else EVERYTHING - {"grad", "bias_grad"}
+    supports = EVERYTHING | TRANSFORMS if library in AUTODIFF else EVERYTHING - {"grad", "bias_grad"}
+    supports = supports | ({"linear_memory"} if library in ("numpy", "torch") else set())
     name = f"ia-{library}"
     return Implementation(function, name, library=library, dtypes=DTYPES, supports=supports, target=name)
 

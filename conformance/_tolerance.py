@@ -1,10 +1,15 @@
 """How far a correct implementation may be from the truth: a bound per element, derived from the data.
 
-First-order rounding analysis of softmax attention in a working precision with unit roundoff u. A score that is
-off by e_ij moves the weights by a_ij (e_ij - sum_l a_il e_il), so the output moves by sum_j a_ij (v_j - o_i) e_ij:
+Rounding analysis of softmax attention in a working precision with unit roundoff u. A score that is off by at most
+e_ij, as exp(s_ij) is by a factor of exp(e_ij), moves the lse by at most L_i and the output as follows:
 
-    |error of o_i|  <=  sum_j a_ij |v_j - o_i| e_ij  +  (c_N + 8) u sum_j a_ij |v_j|  +  u_out |o_i|
+    |error of o_i|  <=  exp(L_i) sum_j g_ij |v_j - o_i|  +  (c_N + 8) u sum_j a_ij |v_j|  +  u_out |o_i|
+    g_ij = a_ij (exp(e_ij) - 1),  L_i = log(1 + sum_j g_ij)
     e_ij = u ((c_D + 3) scale sum_k |q_ik| |k_jk| + 4 |s_ij| + 2 |b_ij| + 2 |s_ij - lse_i| + 8) + |error of b_ij|
+
+because sum_j a_ij (v_j - o_i) = 0, so that the weights a_ij exp(d_ij) / sum_l a_il exp(d_il) with |d_ij| <= e_ij move
+the output by sum_j a_ij (exp(d_ij) - 1) (v_j - o_i) over a sum that is at least exp(-L_i). To first order this is
+sum_j a_ij |v_j - o_i| e_ij. Whatever the scores, an average of values is no farther away than the farthest value.
 
 c_n = min(n, 6 sqrt(n)): no dot product of length n errs by more than n u (Higham, Accuracy and Stability of
 Numerical Algorithms, section 3.1), and by more than 6 sqrt(n) u only with probability below 1e-7 (Higham and Mary
@@ -86,18 +91,33 @@ def forward_bound(case: Case, truth: Forward, rounding: Rounding | None = None) 
     a, value = truth.weights, _spread_heads(case, case.value)
     o = truth.output.high
     e = score_error(case, truth, r)
+    grown, moved_lse = _moved_weights(truth, e)
     N = a.shape[-1]
     distance = np.abs(value[..., None, :, :] - o[..., :, None, :])  # (..., H, M, N, Dv)
-    moved = np.sum((a * e)[..., None] * distance, axis=-2)
+    allowed = np.isfinite(truth.scores)[..., None]
+    largest = np.max(np.abs(value), axis=-2, initial=0.0)[..., None, :]
+    with np.errstate(over="ignore", invalid="ignore"):
+        factor = np.exp(moved_lse)[..., None]
+        moved = factor * np.sum(grown[..., None] * distance, axis=-2)
+        sizes = factor * np.matmul(a + grown, np.abs(value))
+    moved = np.fmin(moved, np.max(np.where(allowed, distance, 0.0), axis=-2, initial=0.0))
     # Exponentials below the smallest normal number are flushed to 0: each loses that much of its value.
-    flushed = N * r.flush * np.max(np.abs(value), axis=-2, initial=0.0)[..., None, :]
-    summed = ((_c(N) + 8) * r.u + 2 * r.weights) * np.matmul(a, np.abs(value))
+    flushed = N * r.flush * largest
+    summed = ((_c(N) + 8) * r.u + 2 * r.weights) * np.fmin(sizes, largest)
     rounded = r.out * np.abs(o) + r.flush_out
     with np.errstate(invalid="ignore"):
         own = np.where(np.isinf(truth.lse.high), 0.0, 2 * (r.u + r.scores) * np.abs(truth.lse.high))
-    return ForwardBound(
-        moved + summed + flushed + rounded, np.sum(a * e, axis=-1) + (_c(N) + 8) * r.u + 2 * r.weights + own
-    )
+    return ForwardBound(moved + summed + flushed + rounded, moved_lse + (_c(N) + 8) * r.u + 2 * r.weights + own)
+
+
+def _moved_weights(truth: Forward, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """g_ij = a_ij (exp(e_ij) - 1) and L_i: how far scores that are off by e_ij move exponentials and the lse."""
+    a = truth.weights
+    with np.errstate(invalid="ignore"):
+        exponent = np.where(np.isfinite(truth.scores), truth.scores - truth.lse.high[..., None], -np.inf)
+    # A weight that underflows may come back where its score is off by hundreds.
+    grown = np.where(e < 1, a * np.expm1(np.minimum(e, 1.0)), np.exp(np.minimum(exponent + e, 700.0)) - a)
+    return grown, np.log1p(np.sum(grown, axis=-1))
 
 
 def score_error(case: Case, truth: Forward, r: Rounding) -> np.ndarray:
@@ -136,18 +156,20 @@ def gradient_bound(
     scale = 1 / math.sqrt(query.shape[-1]) if case.scale is None else case.scale
     N, M, Dv = a.shape[-1], a.shape[-2], value.shape[-1]
     e = score_error(case, truth, rounding)
-    da = a * (e + np.sum(a * e, axis=-1, keepdims=True)) + ((_c(N) + 8) * u + 2 * u_half) * a
+    e = e + np.where(np.isfinite(truth.scores), _moved_weights(truth, e)[1][..., None], 0.0)
+    da = np.minimum(_moved_weights(truth, e)[0], 1.0) + ((_c(N) + 8) * u + 2 * u_half) * a  # no weight exceeds 1
+    near = a + da
     t = np.matmul(cotangent.astype(np.float64), np.swapaxes(value, -1, -2))
     t_abs = np.matmul(do, np.abs(np.swapaxes(value, -1, -2)))
     dt = (_c(Dv) + 1) * u * t_abs + u_half * np.abs(t)
     r = np.sum(a * t, axis=-1, keepdims=True)
     # r is summed either over j or, as <do, o>, over the width: both orders must pass.
-    dr = np.sum(da * np.abs(t) + a * dt, axis=-1, keepdims=True)
-    dr = dr + ((_c(N) + _c(Dv) + 4) * u + u_half) * np.sum(a * t_abs, axis=-1, keepdims=True)
+    dr = np.sum(da * np.abs(t) + near * dt, axis=-1, keepdims=True)
+    dr = dr + ((_c(N) + _c(Dv) + 4) * u + u_half) * np.sum(near * t_abs, axis=-1, keepdims=True)
     if lse_cotangent is not None:
         r = r - lse_cotangent.astype(np.float64)[..., None]
         dr = dr + u * np.abs(lse_cotangent.astype(np.float64))[..., None]
-    dds = da * np.abs(t - r) + a * (dt + dr) + 3 * u * a * (np.abs(t) + np.abs(r))
+    dds = da * np.abs(t - r) + near * (dt + dr) + 3 * u * near * (np.abs(t) + np.abs(r))
     ds = np.abs(grad.scores)
     dds, da = dds + 2 * u_half * ds, da + u_half * a  # rounded once more, and again head by head
     group = query.shape[-3] // case.key.shape[-3] if case.key.shape[-3] else 1

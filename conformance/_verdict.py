@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import shlex
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, assume, given, seed, settings
-from hypothesis.errors import UnsatisfiedAssumption
 
-from ._case import Case, cases
+from ._case import Case
 from ._clause import CLAUSES, Clause, observing, under_profile
+from ._drawing import PROFILES, refute
 from ._implementation import DTYPES, Failure, Implementation
 from ._libraries import NotSupported
-from ._truth import is_telling
 
-__all__ = ["OUTCOMES", "PROFILES", "Verdict", "check_deviations", "dtypes_of", "judge", "judge_case", "refute"]
+__all__ = ["OUTCOMES", "PROFILES", "Verdict", "check_deviations", "dtypes_of", "judge", "judge_case"]
 
-# Drawn cases per clause; a fixed clause has one.
-PROFILES = {"quick": 6, "full": 60}
 OUTCOMES = ("pass", "fail", "not supported", "deviation", "unexpected pass")
 
 
@@ -232,83 +227,6 @@ def _verdict_of(
     return verdict("fail", failure.text, failure)
 
 
-def refute(
-    implementation: Implementation,
-    clause: Clause,
-    profile: str,
-    draw_seed: int,
-    dtype: str,
-    tried: list[int],
-    *,
-    shrink: bool = True,
-) -> Failure | None:
-    """The smallest failure that Hypothesis finds, or None; without shrinking, the first. Counts in ``tried[0]``."""
-
-    def check(case: Any) -> None:
-        tried[0] += 1
-        # Poisoned and infinite inputs are part of the cases; their warnings say nothing.
-        with np.errstate(all="ignore"):
-            clause.check(implementation, case)
-
-    if clause.fixed:
-        return _failure(lambda: check(None))
-    arithmetic = "standard" if clause.strict else implementation.arithmetic.get(dtype, "standard")
-    draw = (clause.label, dtype, implementation.claims, bool(implementation.few_shapes), arithmetic)
-    for case in _drawn(draw, profile, draw_seed):
-        failure = _failure(functools.partial(check, case))
-        if failure is not None:
-            break
-    else:
-        return None
-    # Hypothesis draws the same cases again, and shrinks the one that failed.
-    return (_failure(_under_hypothesis(check, draw, profile, draw_seed)) if shrink else None) or failure
-
-
-def _failure(run: Callable[[], None]) -> Failure | None:
-    try:
-        run()
-    except Failure as failure:
-        return failure
-    except UnsatisfiedAssumption:  # the check has no use for this case
-        return None
-    return None
-
-
-@functools.lru_cache(maxsize=256)
-def _drawn(draw: tuple[Any, ...], profile: str, draw_seed: int) -> list[Case]:
-    """The cases that a seed draws. They do not depend on what is judged, so many implementations share them."""
-    found: list[Case] = []
-    _under_hypothesis(found.append, draw, profile, draw_seed)()
-    return found
-
-
-def _under_hypothesis(
-    check: Callable[[Case], None], draw: tuple[Any, ...], profile: str, draw_seed: int
-) -> Callable[[], None]:
-    """A test that calls the check on every case drawn."""
-    label, dtype, claims, few_shapes, arithmetic = draw
-    clause = CLAUSES[label]
-
-    @seed(draw_seed)
-    @settings(
-        max_examples=clause.examples or PROFILES[profile],
-        database=None,
-        deadline=None,
-        derandomize=False,
-        print_blob=False,
-        report_multiple_bugs=False,
-        phases=[Phase.generate, Phase.shrink],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(cases(dtype, claims, few_shapes=few_shapes, **clause.draw))
-    def test(case: Case) -> None:
-        case = case.but(arithmetic=arithmetic)
-        assume(not clause.telling or is_telling(case))
-        check(case)
-
-    return test
-
-
 def check_deviations(implementation: Implementation) -> None:
     """Refuse deviations from clauses, or in dtypes, that do not exist (IA-X-21)."""
     known = {f"{label}{dtype}" for label in CLAUSES for dtype in ("", *(f"[{name}]" for name in DTYPES))}
@@ -321,8 +239,10 @@ def _repeat(implementation: Implementation, clause: Clause, profile: str, seed: 
     words = ["ia-core", "conform", implementation.target or implementation.name]
     words += ["--clause", clause.label, "--profile", profile, "--seed", str(seed)]
     words += ["--device", implementation.device] if implementation.device else []
-    if ":" in implementation.target:
+    function = ":" in implementation.target
+    if function:
         words += ["--library", implementation.library] if implementation.library != "numpy" else []
         words += ["--layout", implementation.layout] if implementation.layout != "BHMD" else []
-        words += ["--dtypes", dtype, "--supports", ",".join(sorted(implementation.claims))]
+    words += ["--dtypes", dtype]
+    words += ["--supports", ",".join(sorted(implementation.claims))] if function else []
     return shlex.join(words)
