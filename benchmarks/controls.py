@@ -14,13 +14,17 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import math
 import os
 import platform
 import subprocess
 import sys
+import time
+import warnings
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -31,13 +35,22 @@ from ia_core.backends import indirect_attention
 from ia_core.conformance import CLAUSES, Implementation, judge
 from ia_core.conformance._clause import Comparison, observing
 from ia_core.conformance._libraries import has_device
-from ia_core.conformance._own import fast_paths, references
+from ia_core.conformance._own import DTYPES, fast_paths, references
+from ia_core.conformance._recipe import Recipe
 from ia_core.conformance._verdict import dtypes_of
+from ia_core.conformance._worker import Worker
 from ia_core.conformance.adapters import BUILTIN, installed
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results/controls.json"
-KERAS = ("numpy", "jax", "torch")  # one process can have one backend
+# What compiles for every new shape stays in one process for all seeds.
+COMPILED = ("jax-dpa", "flax", "tinygrad")
+# Of the others, so many seeds share a process.
+CHUNK = 5
+# Sweeps whose inputs in full are the same for every seed, as are those of fixed clauses: one seed of a process is enough.
+SWEEPS = ("IA-E-16", "IA-E-17", "IA-E-18", "IA-G-13")
+# Clauses that end the process of an implementation: they are judged in one of its own.
+ENDING = {"mlx": ("IA-S-13",)}
 LIBRARIES = ("array-api-compat", "numpy", "hypothesis", "python-flint", "torch", "jax", "onnxruntime", "onnx", "keras")
 PEERS = ("flax", "mlx", "openvino", "tinygrad")
 
@@ -53,34 +66,35 @@ def main() -> int:
     run.add_argument("--profile", default="full", choices=("quick", "full"))
     run.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     run.add_argument("--only", nargs="*", default=[])
-    one = what.add_parser("one")
-    one.add_argument("--seed", type=int, required=True)
-    one.add_argument("--profile", required=True)
-    one.add_argument("--names", nargs="+", required=True)
+    some = what.add_parser("some")
+    some.add_argument("--these", type=int, nargs="+", required=True)
+    some.add_argument("--profile", required=True)
+    some.add_argument("--names", nargs="+", required=True)
     report = what.add_parser("report")
-    for sub in (run, one, report):
+    for sub in (run, some, report):
         sub.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    return {"run": run_all, "one": run_one, "report": write_report}[options.what](options)
+    return {"run": run_all, "some": run_some, "report": write_report}[options.what](options)
 
 
 def names_found() -> list[list[str]]:
-    """What is judged, in groups that can share a process."""
+    """What is judged, in groups that share a process, and with it drawn cases and their truths."""
     ours = [n for n in (*references(), *fast_paths(indirect_attention)) if has_device(n.partition("-")[2])]
-    others = [name for name in installed() if not name.startswith("keras-")]
-    keras = [[f"keras-{backend}"] for backend in KERAS] if importlib.util.find_spec("keras") else []
-    return [[*ours, *others], *keras]
+    found = [*ours, *installed(every_backend=True)]
+    compiled = [name for name in found if _compiles(name)]
+    apart = [name for name in found if name.startswith("keras-") and name not in compiled]
+    together = [name for name in found if name not in (*compiled, *apart)]
+    return [*([name] for name in (*compiled, *apart)), together]
 
 
 def run_all(options: argparse.Namespace) -> int:
     groups = [[n for n in group if not options.only or n in options.only] for group in names_found()]
     parts = options.out.with_suffix(".parts")
     parts.mkdir(parents=True, exist_ok=True)
-    jobs = [(seed, group) for seed in range(options.seeds) for group in groups if group]
-    todo = [(seed, group, parts / f"{options.profile}-{seed}-{_short(group)}.json") for seed, group in jobs]
-    waiting = [job for job in todo if not job[2].exists()]
+    jobs = [(seeds, group) for group in groups if group for seeds in _chunks(group, options.seeds)]
+    waiting = [(missing, group) for seeds, group in jobs if (missing := _missing(seeds, group, options))]
     with ThreadPoolExecutor(options.workers) as pool:
-        running = [pool.submit(_start, *job, options.profile) for job in waiting]
+        running = [pool.submit(_start, *job, options) for job in waiting]
         try:
             for done, future in enumerate(as_completed(running), start=1):
                 print(f"{done} of {len(waiting)}: {future.result()}", flush=True)
@@ -88,36 +102,75 @@ def run_all(options: argparse.Namespace) -> int:
             pool.shutdown(cancel_futures=True)
             print("stopped; what is finished is kept", file=sys.stderr)
             return 130
-    _write(options.out, _gathered([path for *_, path in todo if path.exists()], options))
+    paths = [_part(seed, group, options) for seeds, group in jobs for seed in seeds]
+    _write(options.out, _gathered([path for path in paths if path.exists()], options))
     return write_report(options)
 
 
-def _start(seed: int, group: list[str], path: Path, profile: str) -> str:
-    words = [sys.executable, __file__, "one", "--seed", str(seed), "--profile", profile, "--out", str(path)]
+def _compiles(name: str) -> bool:
+    return name.endswith("-jax") or name in COMPILED
+
+
+def _chunks(group: list[str], seeds: int) -> list[range]:
+    size = max(1, seeds) if _compiles(group[0]) else CHUNK
+    return [range(start, min(start + size, seeds)) for start in range(0, seeds, size)]
+
+
+def _part(seed: int, group: list[str], options: argparse.Namespace) -> Path:
+    return options.out.with_suffix(".parts") / f"{options.profile}-{seed}-{_short(group)}.json"
+
+
+def _missing(seeds: Iterable[int], group: list[str], options: argparse.Namespace) -> list[int]:
+    return [seed for seed in seeds if not _part(seed, group, options).exists()]
+
+
+def _start(seeds: list[int], group: list[str], options: argparse.Namespace) -> str:
+    words = [sys.executable, __file__, "some", "--profile", options.profile, "--out", str(options.out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     if group[0].startswith("keras-"):
         environment["KERAS_BACKEND"] = group[0].removeprefix("keras-")
-    ended = subprocess.run([*words, "--names", *group], env=environment, capture_output=True, text=True, check=False)
-    return f"seed {seed}, {_short(group)}: {'done' if ended.returncode == 0 else ended.stderr[-2000:]}"
+    began = time.monotonic()
+    ended = subprocess.run(
+        [*words, "--these", *map(str, seeds), "--names", *group],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    how = "done" if ended.returncode == 0 else f"exit status {ended.returncode}: {ended.stderr[-2000:]}"
+    return f"seeds {seeds}, {_short(group)}: {how} ({time.monotonic() - began:.0f} s)"
 
 
-def run_one(options: argparse.Namespace) -> int:
-    """One seed, in this process: clause by clause, so that implementations share drawn cases and their truths."""
+def run_some(options: argparse.Namespace) -> int:
+    """Some seeds of one group, in this process; each is written when it is finished."""
     catalogue = {**references(), **fast_paths(indirect_attention), **BUILTIN}
     implementations = [catalogue[name]() for name in options.names]
-    found: dict[str, Any] = {one.name: {"outcomes": {}, "histograms": {}, "worst": {}} for one in implementations}
-    alarms: list[dict[str, Any]] = []
-    for clause in CLAUSES.values():
-        for one in implementations:
-            for dtype in dtypes_of(one, clause, options.profile):
-                _judge(one, clause.label, dtype, options, found[one.name], alarms)
-    facts = {"seed": options.seed, "profile": options.profile, "found": found, "alarms": alarms}
-    _write(options.out, facts)
+    for seed in options.these:
+        began = time.monotonic()
+        found: dict[str, Any] = {one.name: {"outcomes": {}, "histograms": {}, "worst": {}} for one in implementations}
+        alarms: list[dict[str, Any]] = []
+        # Clause by clause and dtype by dtype: what is drawn and its truth are still remembered.
+        for clause in CLAUSES.values():
+            if seed != options.these[0] and (clause.fixed or clause.label in SWEEPS):
+                continue
+            for dtype in DTYPES:
+                for one in implementations:
+                    if dtype in dtypes_of(one, clause, options.profile):
+                        _judge(one, clause.label, dtype, seed, options.profile, found[one.name], alarms)
+        facts = {"seed": seed, "profile": options.profile, "found": found, "alarms": alarms}
+        facts["seconds"] = round(time.monotonic() - began, 1)
+        _write(_part(seed, options.names, options), facts)
     return 0
 
 
 def _judge(
-    one: Implementation, label: str, dtype: str, options: argparse.Namespace, into: dict[str, Any], alarms: list[Any]
+    one: Implementation,
+    label: str,
+    dtype: str,
+    seed: int,
+    profile: str,
+    into: dict[str, Any],
+    alarms: list[dict[str, Any]],
 ) -> None:
     counts: Counter[int] = Counter()
 
@@ -128,8 +181,13 @@ def _judge(
         exponents[some] = np.floor(np.log2(np.minimum(ratio[some], 2.0**MOST))).astype(int)
         counts.update(exponents.tolist())
 
-    with observing(observe):
-        verdict = judge(one, CLAUSES[label], profile=options.profile, seed=options.seed, dtype=dtype, shrink=False)
+    if label in ENDING.get(one.name, ()):
+        with Worker(Recipe(one.name)) as worker:
+            verdict = worker.judge(label, dtype, profile, seed)
+    else:
+        with observing(observe), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            verdict = judge(one, CLAUSES[label], profile=profile, seed=seed, dtype=dtype, shrink=False)
     outcomes = into["outcomes"].setdefault(dtype, {})
     outcomes[verdict.outcome] = outcomes.get(verdict.outcome, 0) + 1
     if verdict.bad:

@@ -1,13 +1,16 @@
 """Draw cases, and look for the smallest that refutes a clause.
 
-Hypothesis draws structures. They depend on the clause and the seed alone, so that all implementations, in all dtypes,
-are tried on the same ones: the search is made once, and the oracle's answers serve whoever gets the same case.
+Hypothesis draws structures, by the seed and what a clause asks of its cases. All implementations, dtypes and clauses
+that ask for the same choose from the same ones: the search is made once, and the oracle's answers serve whoever gets
+the same case. Each clause tries those first that differ most from each other.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,9 +25,11 @@ from ._truth import is_telling
 __all__ = ["PROFILES", "refute"]
 
 # Cases per clause; a fixed clause has one.
-PROFILES = {"quick": 6, "full": 40}
-# So many structures are drawn for every case that is wanted, as some are too easy; more where that is not enough.
-_SPARE = (2, 8, 32)
+PROFILES = {"quick": 6, "full": 20}
+# At most so many where shapes are not drawn: they differ in less, and cost more.
+FEW = 10
+# So many structures are drawn for every case that is wanted, to choose from; more where too many are too easy.
+_SPARE = (4, 32)
 
 Structure = dict[str, Any]
 
@@ -46,6 +51,11 @@ class _Draw(NamedTuple):
         least = {name: clause.draw[name] for name in ("least_heads", "least_batch") if name in clause.draw}
         case = fill_case(structure, self.dtype, self.features, **least).but(arithmetic=self.arithmetic)
         return case if not clause.telling or is_telling(case) else None
+
+    def search(self, spare: int) -> tuple[tuple[Any, ...], bool, int, int]:
+        """What Hypothesis is asked for: a search, which other clauses may have asked for too."""
+        asked = sorted((name, value) for name, value in CLAUSES[self.label].draw.items() if name != "least_batch")
+        return tuple(asked), self.few_shapes, self.seed, spare * self.count
 
 
 def refute(
@@ -74,7 +84,7 @@ def refute(
         dtype,
         implementation.claims & FILLED_BY,
         "standard" if clause.strict else implementation.arithmetic.get(dtype, "standard"),
-        clause.examples or PROFILES[profile],
+        clause.examples or min(PROFILES[profile], FEW if implementation.few_shapes else PROFILES["full"]),
         draw_seed,
     )
     spare, cases = _drawn(draw)
@@ -95,7 +105,7 @@ def _smallest(check: Callable[[Case], None], draw: _Draw, spare: int) -> Failure
         if failure is not None:
             raise failure
 
-    return _failure(_under_hypothesis(on_structure, draw.label, draw.few_shapes, draw.seed, spare * draw.count))
+    return _failure(_under_hypothesis(on_structure, *draw.search(spare)))
 
 
 def _failure(run: Callable[[], None]) -> Failure | None:
@@ -124,21 +134,46 @@ def _drawn(draw: _Draw) -> tuple[int, list[Case]]:
 
 
 def _cases(draw: _Draw, spare: int) -> Iterator[Case]:
-    return filter(None, map(draw.case, _structures(draw.label, draw.few_shapes, draw.seed, spare * draw.count)))
+    return filter(None, map(draw.case, varied(_structures(*draw.search(spare)), draw.label)))
+
+
+def varied(structures: Sequence[Structure], label: str) -> Iterator[Structure]:
+    """All of them, each time the one with the most pairs of choices not yet seen together; ties fall by the label.
+
+    Examples
+    --------
+    >>> sizes = {"Hk": 1, "M": 2, "N": 2, "D": 1, "Dv": 1, "group": 1, "batch": ()}
+    >>> some = [sizes | {"bias": b, "mask": m, "mask_shape": 0, "scale": None} for b in "ab" for m in "cd"]
+    >>> first, second, *_ = varied(some, "IA-F-01")
+    >>> first["bias"] != second["bias"] and first["mask"] != second["mask"]
+    True
+    """
+    order = np.random.default_rng(zlib.crc32(label.encode())).permutation(len(structures))
+    left = {int(n): _pairs(structures[n]) for n in order}
+    seen: set[Any] = set()
+    while left:
+        best = max(left, key=lambda n: len(left[n] - seen))
+        seen |= left.pop(best)
+        yield structures[best]
+
+
+def _pairs(structure: Structure) -> set[Any]:
+    choices = [(name, structure[name]) for name in ("bias", "mask", "mask_shape", "scale", "batch", "group")]
+    choices += [(name, min(structure[name], 3)) for name in ("Hk", "M", "N", "D", "Dv")]
+    return set(itertools.combinations(choices, 2))
 
 
 @functools.lru_cache(maxsize=1024)
-def _structures(label: str, few_shapes: bool, draw_seed: int, count: int) -> list[Structure]:
+def _structures(search: tuple[Any, ...], few_shapes: bool, draw_seed: int, count: int) -> list[Structure]:
     found: list[Structure] = []
-    _under_hypothesis(found.append, label, few_shapes, draw_seed, count)()
+    _under_hypothesis(found.append, search, few_shapes, draw_seed, count)()
     return found
 
 
 def _under_hypothesis(
-    look: Callable[[Structure], None], label: str, few_shapes: bool, draw_seed: int, count: int
+    look: Callable[[Structure], None], search: tuple[Any, ...], few_shapes: bool, draw_seed: int, count: int
 ) -> Callable[[], None]:
-    """A test that looks at every structure drawn for a clause."""
-    draw = {name: value for name, value in CLAUSES[label].draw.items() if name != "least_batch"}
+    """A test that looks at every structure drawn; ``search`` has the arguments of :func:`structures`."""
 
     @seed(draw_seed)
     @settings(
@@ -151,7 +186,7 @@ def _under_hypothesis(
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
-    @given(structures(few_shapes=few_shapes, **draw))
+    @given(structures(few_shapes=few_shapes, **dict(search)))
     def test(structure: Structure) -> None:
         look(structure)
 

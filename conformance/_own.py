@@ -47,6 +47,8 @@ def _reference(library: str) -> Implementation:
 def _fast(function: Callable[..., Any], library: str) -> Implementation:
     supports = EVERYTHING | TRANSFORMS if library in AUTODIFF else EVERYTHING - {"grad", "bias_grad"}
     supports = supports | ({"linear_memory"} if library in ("numpy", "torch") else set())
+    if library == "torch":  # whose fused kernel has no second derivative
+        supports = supports - {"double_grad"}
     name = f"ia-{library}"
     return Implementation(function, name, library=library, dtypes=DTYPES, supports=supports, target=name)
 

@@ -34,6 +34,9 @@ _STARTS = 3
 _PATIENCE = 3
 _TICK = 0.05
 _TAIL = 2**16
+# Threads that have nothing to do sleep, unless the user wants otherwise: cases are small, and a thread of OpenMP that
+# spins beside them takes the processor from whoever else runs. How many threads there are is not touched.
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 _CLOSED = ", as it does when the function closes files that are not its own"
 _BOOT = (
     "import sys, multiprocessing.connection as c; p = c.Connection(int(sys.argv[1])); sys.path[:] = p.recv();"
@@ -225,6 +228,7 @@ class Worker:
             stdout=self._output,
             stderr=self._output,
             pass_fds=[there.fileno()],
+            env=PASSIVE | os.environ,
             start_new_session=True,
         )
         there.close()

@@ -2,7 +2,7 @@
 
 One file adapts one framework and imports it inside its functions only. An adapter arranges axes and joins mask and
 bias as the framework's documentation says; it never repairs what the kernel does. What a kernel is known to do
-otherwise than docs/spec.md says is declared with its reason, and shown by itself in tests/test_adapters.py.
+otherwise than docs/spec.md says is declared with its reason, and shown by itself in tests/peer_examples*.py.
 """
 
 from __future__ import annotations

@@ -129,4 +129,14 @@ def _attention(
     bias, mask = (
         None if array is None else array.reshape((1,) * (4 - array.ndim) + tuple(array.shape)) for array in (bias, mask)
     )
+    if name == "jax" and query.dtype != "float16":  # which JAX 0.10.2 takes on the CPU only where nothing is compiled
+        return _jitted()(query, key, value, bias=bias, mask=mask, **keywords)
     return ops.dot_product_attention(query, key, value, bias=bias, mask=mask, **keywords)
+
+
+@functools.cache
+def _jitted() -> Any:
+    import jax
+
+    # As Keras compiles its models on JAX; one operation after the other, each is traced on its own in every call.
+    return jax.jit(imported("jax").ops.dot_product_attention)
