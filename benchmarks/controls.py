@@ -47,7 +47,7 @@ RESULTS = ROOT / "docs/results/controls.json"
 COMPILED = ("jax-dpa", "flax", "tinygrad")
 # Of the others, so many seeds share a process.
 CHUNK = 5
-# Sweeps whose inputs in full are the same for every seed, as are those of fixed clauses: one seed of a process is enough.
+# Sweeps whose inputs in full are the same for every seed, as those of fixed clauses are: one seed is enough.
 SWEEPS = ("IA-E-16", "IA-E-17", "IA-E-18", "IA-G-13")
 # Clauses that end the process of an implementation: they are judged in one of its own.
 ENDING = {"mlx": ("IA-S-13",)}
