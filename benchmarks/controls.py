@@ -5,8 +5,9 @@
 
 ``run`` judges the reference, our fast paths and the kernels of others in every dtype that they take; a failure that no
 adapter declares is a false alarm, or a bug that nobody knew. It also counts, for every implementation and dtype, the
-compared elements by error / bound. Finished seeds are kept in a folder beside FILE, so that a run which was stopped
-goes on where it was. ``report`` writes docs/generated/controls.md and the figure from FILE.
+compared elements by error / bound. What it finds is added to FILE, implementation by implementation and seed by seed:
+seeds that FILE has are not judged again, and a run that was stopped goes on where it was. A new version of anything
+that takes part begins a new FILE. ``report`` writes docs/generated/controls.md and the figure from FILE.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import time
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -89,10 +91,9 @@ def names_found() -> list[list[str]]:
 
 def run_all(options: argparse.Namespace) -> int:
     groups = [[n for n in group if not options.only or n in options.only] for group in names_found()]
-    parts = options.out.with_suffix(".parts")
-    parts.mkdir(parents=True, exist_ok=True)
+    record = _record(options)
     jobs = [(seeds, group) for group in groups if group for seeds in _chunks(group, options.seeds)]
-    waiting = [(missing, group) for seeds, group in jobs if (missing := _missing(seeds, group, options))]
+    waiting = [(missing, group) for seeds, group in jobs if (missing := _missing(seeds, group, record, options))]
     with ThreadPoolExecutor(options.workers) as pool:
         running = [pool.submit(_start, *job, options) for job in waiting]
         try:
@@ -101,9 +102,7 @@ def run_all(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             print("stopped; what is finished is kept", file=sys.stderr)
-            return 130
-    paths = [_part(seed, group, options) for seeds, group in jobs for seed in seeds]
-    _write(options.out, _gathered([path for path in paths if path.exists()], options))
+    _write(options.out, _gathered(record, options))
     return write_report(options)
 
 
@@ -117,11 +116,15 @@ def _chunks(group: list[str], seeds: int) -> list[range]:
 
 
 def _part(seed: int, group: list[str], options: argparse.Namespace) -> Path:
-    return options.out.with_suffix(".parts") / f"{options.profile}-{seed}-{_short(group)}.json"
+    names = f"{zlib.crc32(' '.join(group).encode()):08x}"
+    return options.out.with_suffix(".parts") / f"{options.profile}-{seed}-{_short(group)}-{names}.json"
 
 
-def _missing(seeds: Iterable[int], group: list[str], options: argparse.Namespace) -> list[int]:
-    return [seed for seed in seeds if not _part(seed, group, options).exists()]
+def _missing(seeds: Iterable[int], group: list[str], record: dict[str, Any], options: argparse.Namespace) -> list[int]:
+    """The seeds that neither the record has of all in the group, nor a finished part."""
+    found = record["found"]
+    recorded = set.intersection(*(set(found.get(name, {"seeds": []})["seeds"]) for name in group))
+    return [seed for seed in seeds if seed not in recorded and not _part(seed, group, options).exists()]
 
 
 def _start(seeds: list[int], group: list[str], options: argparse.Namespace) -> str:
@@ -200,33 +203,43 @@ def _judge(
             into["worst"][dtype] = [verdict.margin, label]
 
 
-def _gathered(paths: list[Path], options: argparse.Namespace) -> dict[str, Any]:
-    parts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    found: dict[str, Any] = {}
-    for part in parts:
+def _record(options: argparse.Namespace) -> dict[str, Any]:
+    """What FILE has so far; nothing, if it was found by other versions or in another profile."""
+    versions = {"python": platform.python_version()}
+    for library in (*LIBRARIES, *PEERS):
+        if importlib.util.find_spec(library.replace("-", "_").replace("python_flint", "flint")):
+            versions[library] = importlib.metadata.version(library)
+    about: dict[str, Any] = {
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()},
+        "versions": versions,
+        "profile": options.profile,
+        "clauses": len(CLAUSES),
+    }
+    new = {"date": datetime.date.today().isoformat(), **about, "found": {}, "alarms": []}
+    if not options.out.exists():
+        return new
+    old = json.loads(options.out.read_text(encoding="utf-8"))
+    return {**old, "date": new["date"]} if all(old.get(name) == value for name, value in about.items()) else new
+
+
+def _gathered(record: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """The record with all finished parts, each seed of an implementation once."""
+    for path in sorted(options.out.with_suffix(".parts").glob(f"{options.profile}-*.json")):
+        part = json.loads(path.read_text(encoding="utf-8"))
         for name, facts in part["found"].items():
-            into = found.setdefault(name, {"outcomes": {}, "histograms": {}, "worst": {}})
+            into = record["found"].setdefault(name, {"seeds": [], "outcomes": {}, "histograms": {}, "worst": {}})
+            if part["seed"] in into["seeds"]:
+                continue
+            into["seeds"] = sorted([*into["seeds"], part["seed"]])
             for kind in ("outcomes", "histograms"):
                 for dtype, counts in facts[kind].items():
                     total = Counter(into[kind].get(dtype, {})) + Counter(counts)
                     into[kind][dtype] = dict(sorted(total.items()))
             for dtype, worst in facts["worst"].items():
                 into["worst"][dtype] = max(into["worst"].get(dtype, [0.0, ""]), worst)
-    versions = {}
-    for library in (*LIBRARIES, *PEERS):
-        if importlib.util.find_spec(library.replace("-", "_").replace("python_flint", "flint")):
-            versions[library] = importlib.metadata.version(library)
-    return {
-        "date": datetime.date.today().isoformat(),
-        "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()},
-        "python": platform.python_version(),
-        "versions": versions,
-        "profile": options.profile,
-        "seeds": sorted({part["seed"] for part in parts}),
-        "clauses": len(CLAUSES),
-        "found": found,
-        "alarms": [alarm | {"seed": part["seed"]} for part in parts for alarm in part["alarms"]],
-    }
+            of_this = [alarm for alarm in part["alarms"] if alarm["implementation"] == name]
+            record["alarms"] += [alarm | {"seed": part["seed"]} for alarm in of_this]
+    return record
 
 
 def write_report(options: argparse.Namespace) -> int:
@@ -236,12 +249,12 @@ def write_report(options: argparse.Namespace) -> int:
         "% Written by benchmarks/controls.py from docs/results/controls.json.",
         "",
         f"{data['date']}, {data['machine']['cpus']} processors ({data['machine']['processor']}), "
-        f"Python {data['python']}, "
         + ", ".join(f"{name} {version}" for name, version in data["versions"].items())
-        + f". Profile {data['profile']}, {len(data['seeds'])} seeds, {data['clauses']} clauses.",
+        + f". Profile {data['profile']}, {data['clauses']} clauses.",
         "",
-        "| implementation | dtype | pass | deviation | not supported | false alarms | compared | median | largest |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| implementation | seeds | dtype | pass | deviation | not supported | false alarms "
+        "| compared | median | largest |",
+        "| --- " * 10 + "|",
     ]
     for name, facts in data["found"].items():
         for dtype, outcomes in facts["outcomes"].items():
@@ -250,7 +263,16 @@ def write_report(options: argparse.Namespace) -> int:
             worst, label = facts["worst"].get(dtype, [math.nan, ""])
             cells = [outcomes.get(kind, 0) for kind in ("pass", "deviation", "not supported")]
             middle = f"2^{_median(counts)}" if counts else ""
-            row = [name, dtype, *cells, bad, sum(counts.values()), middle, f"{worst:.2g} ({label})"]
+            row = [
+                name,
+                len(facts["seeds"]),
+                dtype,
+                *cells,
+                bad,
+                sum(counts.values()),
+                middle,
+                f"{worst:.2g} ({label})",
+            ]
             lines.append("| " + " | ".join(str(cell) for cell in row) + " |")
     _write_text(ROOT / "docs/generated/controls.md", "\n".join(lines) + "\n")
     draw(data, ROOT / "docs/_static/margins.svg")

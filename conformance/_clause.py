@@ -69,7 +69,7 @@ class Clause:
     strict : bool
         It is about the arithmetic itself, so a declared one does not widen its bound.
     telling : bool
-        A drawn case is drawn again until wrong outputs stand out in it: zeros, the mean of the values, and an output
+        A drawn case is tried only if wrong outputs stand out in it: zeros, the mean of the values, and an output
         computed in the next lower precision.
     libraries : frozenset of str
         Those it is about; empty for all.
