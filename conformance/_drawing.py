@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis.errors import UnsatisfiedAssumption
+from hypothesis.errors import Flaky
 
 from ._case import FILLED_BY, Case, fill_case, structures
 from ._clause import CLAUSES, Clause
@@ -91,11 +91,11 @@ def refute(
     for case in cases:
         failure = _failure(functools.partial(check, case))
         if failure is not None:
-            return (_smallest(check, draw, spare) if shrink else None) or failure
+            return _smallest(check, draw, spare, failure) if shrink else failure
     return None
 
 
-def _smallest(check: Callable[[Case], None], draw: _Draw, spare: int) -> Failure | None:
+def _smallest(check: Callable[[Case], None], draw: _Draw, spare: int, first: Failure) -> Failure:
     """Hypothesis draws the same structures again, and shrinks the one whose case fails."""
 
     def on_structure(structure: Structure) -> None:
@@ -105,7 +105,11 @@ def _smallest(check: Callable[[Case], None], draw: _Draw, spare: int) -> Failure
         if failure is not None:
             raise failure
 
-    return _failure(_under_hypothesis(on_structure, *draw.search(spare)))
+    try:
+        return _failure(_under_hypothesis(on_structure, *draw.search(spare))) or first
+    except Flaky:
+        text = f"equal calls have different outcomes: {first.text}; again on the same case it held"
+        return Failure(text, first.case, **first.details)
 
 
 def _failure(run: Callable[[], None]) -> Failure | None:
@@ -113,8 +117,6 @@ def _failure(run: Callable[[], None]) -> Failure | None:
         run()
     except Failure as failure:
         return failure
-    except UnsatisfiedAssumption:  # the check has no use for this case
-        return None
     return None
 
 

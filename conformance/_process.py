@@ -20,6 +20,7 @@ __all__ = [
     "memory_of",
     "shorten",
     "size_text",
+    "started",
 ]
 
 GiB = 2**30
@@ -108,6 +109,14 @@ def descendants(pid: int) -> list[int]:
                 found += children
                 todo += children
     return found
+
+
+def started(pid: int) -> int:
+    """When a process started, in the system's ticks, so that a number that came back is told from it; 0 without one."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def memory_of(pids: Iterable[int], limit: int) -> int:

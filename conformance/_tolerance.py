@@ -3,7 +3,7 @@
 Rounding analysis of softmax attention in a working precision with unit roundoff u. A score that is off by at most
 e_ij, as exp(s_ij) is by a factor of exp(e_ij), moves the lse by at most L_i and the output as follows:
 
-    |error of o_i|  <=  exp(L_i) sum_j g_ij |v_j - o_i|  +  (c_N + 8) u sum_j a_ij |v_j|  +  u_out |o_i|
+    |error of o_i|  <=  exp(L_i) sum_j g_ij |v_j - o_i|  +  (2 c_N + 8) u sum_j a_ij |v_j|  +  u_out |o_i|
     g_ij = a_ij (exp(e_ij) - 1),  L_i = log(1 + sum_j g_ij)
     e_ij = u ((c_D + 3) scale sum_k |q_ik| |k_jk| + 4 |s_ij| + 2 |b_ij| + 2 |s_ij - lse_i| + 8) + |error of b_ij|
 
@@ -103,11 +103,12 @@ def forward_bound(case: Case, truth: Forward, rounding: Rounding | None = None) 
     moved = np.fmin(moved, np.max(np.where(allowed, distance, 0.0), axis=-2, initial=0.0))
     # Exponentials below the smallest normal number are flushed to 0: each loses that much of its value.
     flushed = N * r.flush * largest
-    summed = ((_c(N) + 8) * r.u + 2 * r.weights) * np.fmin(sizes, largest)
-    rounded = r.out * np.abs(o) + r.flush_out
+    summed = ((2 * _c(N) + 8) * r.u + 2 * r.weights) * np.fmin(sizes, largest)  # of products, and of exponentials
+    before = moved + summed + flushed
+    rounded = r.out * (np.abs(o) + before) + r.flush_out
     with np.errstate(invalid="ignore"):
         own = np.where(np.isinf(truth.lse.high), 0.0, 2 * (r.u + r.scores) * np.abs(truth.lse.high))
-    return ForwardBound(moved + summed + flushed + rounded, moved_lse + (_c(N) + 8) * r.u + 2 * r.weights + own)
+    return ForwardBound(before + rounded, moved_lse + (_c(N) + 8) * r.u + 2 * r.weights + own)
 
 
 def _moved_weights(truth: Forward, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +118,8 @@ def _moved_weights(truth: Forward, e: np.ndarray) -> tuple[np.ndarray, np.ndarra
         exponent = np.where(np.isfinite(truth.scores), truth.scores - truth.lse.high[..., None], -np.inf)
     # A weight that underflows may come back where its score is off by hundreds.
     grown = np.where(e < 1, a * np.expm1(np.minimum(e, 1.0)), np.exp(np.minimum(exponent + e, 700.0)) - a)
-    return grown, np.log1p(np.sum(grown, axis=-1))
+    largest = np.max(e, axis=-1, initial=0.0)
+    return grown, np.where(largest < 600, np.log1p(np.sum(grown, axis=-1)), largest)  # no average exceeds the largest
 
 
 def score_error(case: Case, truth: Forward, r: Rounding) -> np.ndarray:
@@ -157,7 +159,9 @@ def gradient_bound(
     N, M, Dv = a.shape[-1], a.shape[-2], value.shape[-1]
     e = score_error(case, truth, rounding)
     e = e + np.where(np.isfinite(truth.scores), _moved_weights(truth, e)[1][..., None], 0.0)
-    da = np.minimum(_moved_weights(truth, e)[0], 1.0) + ((_c(N) + 8) * u + 2 * u_half) * a  # no weight exceeds 1
+    da = np.minimum(_moved_weights(truth, e)[0], 1.0)  # no weight exceeds 1
+    flushed = np.where(np.isfinite(truth.scores), rounding.flush, 0.0)
+    da = da + ((_c(N) + 8) * u + 2 * u_half) * (a + da) + flushed
     near = a + da
     t = np.matmul(cotangent.astype(np.float64), np.swapaxes(value, -1, -2))
     t_abs = np.matmul(do, np.abs(np.swapaxes(value, -1, -2)))
@@ -170,14 +174,14 @@ def gradient_bound(
         r = r - lse_cotangent.astype(np.float64)[..., None]
         dr = dr + u * np.abs(lse_cotangent.astype(np.float64))[..., None]
     dds = da * np.abs(t - r) + near * (dt + dr) + 3 * u * near * (np.abs(t) + np.abs(r))
-    ds = np.abs(grad.scores)
-    dds, da = dds + 2 * u_half * ds, da + u_half * a  # rounded once more, and again head by head
+    ds = np.abs(grad.scores) + dds
+    dds, da = dds + 2 * u_half * ds + flushed, da + u_half * near  # rounded once more, and again head by head
     group = query.shape[-3] // case.key.shape[-3] if case.key.shape[-3] else 1
     bounds = {
         "query": scale * (np.matmul(dds, np.abs(key)) + (_c(N) + 3) * u * np.matmul(ds, np.abs(key))),
         "key": scale
         * _sum_groups(np.matmul(np.swapaxes(dds + (_c(M * group) + 3) * u * ds, -1, -2), np.abs(query)), group),
-        "value": _sum_groups(np.matmul(np.swapaxes(da + (_c(M * group) + 3) * u * a, -1, -2), do), group),
+        "value": _sum_groups(np.matmul(np.swapaxes(da + (_c(M * group) + 3) * u * near, -1, -2), do), group),
     }
     if case.bias is not None:
         shape = tuple(case.bias.shape)
@@ -185,7 +189,7 @@ def gradient_bound(
         bounds["bias"] = _sum_to(dds + (_c(count) + 1) * u * ds, shape)
     truths: Any = {"query": grad.query, "key": grad.key, "value": grad.value, "bias": grad.bias}
     return {
-        name: bound + rounding.out * np.abs(truths[name].high) + N * max(rounding.flush, rounding.flush_out)
+        name: bound + rounding.out * (np.abs(truths[name].high) + bound) + max(1, group) * rounding.flush_out
         for name, bound in bounds.items()
     }
 

@@ -21,8 +21,9 @@ from . import _worker_child as child
 from ._case import Case
 from ._clause import CLAUSES
 from ._implementation import Implementation
+from ._inbox import Inbox
 from ._judging import Answer, Question, answer, broken, death_verdict
-from ._process import Limits, descendants, exit_status, how_it_ended, kill_tree, memory_of, shorten, size_text
+from ._process import Limits, descendants, exit_status, how_it_ended, kill_tree, memory_of, shorten, size_text, started
 from ._recipe import Recipe, stand_in
 from ._verdict import Verdict, judge
 
@@ -84,7 +85,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._hopeless = ""
         self._failed_starts = self._slow = 0
-        self._others: set[int] = set()
+        self._others: dict[int, int] = {}
         self._case, self._words = b"", ""
         if isolate and can_isolate():
             self._known = recipe.known()
@@ -122,7 +123,7 @@ class Worker:
         self.drawn = None
         if clause.unsupported(implementation):
             return judge(implementation, clause, profile=profile, seed=seed, dtype=dtype)
-        return self._ask(Question(label, dtype, profile, seed, shrink=self.limits.seconds / 3))
+        return self._ask(Question(label, dtype, profile, seed, shrink=self._limit() / 3))
 
     def repeat(self, label: str, case: Case, dtype: str, profile: str = "quick", seed: int = 0) -> Verdict:
         """The verdict of a clause on one case alone."""
@@ -134,22 +135,24 @@ class Worker:
         process, self._process = self._process, None
         if process is None:
             return
-        kill_tree(process, sorted(self._others))
+        kill_tree(process, [pid for pid, since in self._others.items() if started(pid) == since])
         self._others.clear()
         self._line.close()
         os.close(self._output)
 
     # What follows speaks with the process.
 
+    def _limit(self) -> float:
+        return self.limits.seconds / (10 if self._slow >= _PATIENCE else 1)
+
     def _ask(self, question: Question) -> Verdict:
         began = time.monotonic()
         self._case = b""
-        limit = self.limits.seconds / (10 if self._slow >= _PATIENCE else 1)
         try:
             if self._here is not None:
                 found = _here(self._here, question)
             else:
-                found = self._travel(question, limit)
+                found = self._travel(question, self._limit())
                 self._slow = 0
         except _Died as died:
             self._slow = self._slow + 1 if died.slow else 0
@@ -216,6 +219,7 @@ class Worker:
 
     def _spawn(self, message: bytes) -> None:
         self._line, there = pipes.Pipe()
+        self._inbox = Inbox()
         handle, path = tempfile.mkstemp(prefix="ia-core-")
         os.close(handle)
         self._output = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
@@ -246,8 +250,11 @@ class Worker:
         deadline, next_look = now + limit, now + _TICK
         while True:
             try:
-                if self._line.poll(_TICK):
-                    message = self._line.recv_bytes()
+                message = self._inbox.message()
+                if message is None and self._line.poll(_TICK):
+                    self._inbox.read(self._line.fileno())
+                    message = self._inbox.message()
+                if message is not None:
                     if message[:1] != child.CASE:
                         return message[:1], pickle.loads(message[1:])
                     self._case = message[1:]
@@ -267,7 +274,7 @@ class Worker:
         if exit_status(process) is not None and not self._line.poll(0):
             raise self._died(self._end())
         below = descendants(process.pid)
-        self._others.update(below)
+        self._others |= {pid: started(pid) for pid in below}
         used = memory_of([process.pid, *below], self.limits.memory)
         if used > self.limits.memory:
             text = f"{size_text(used)} of memory, more than the limit of {size_text(self.limits.memory)} (--memory)"
@@ -278,7 +285,9 @@ class Worker:
             with contextlib.suppress(OSError):
                 process.send_signal(child.WHERE)  # it writes where it stands
             time.sleep(2 * _TICK)
-            text = f"the process was stopped: {what} took more than {limit:g} s, the limit that --timeout sets"
+            shorter = self._slow >= _PATIENCE and what == "its answer"
+            which = "a tenth (after others that took all of it) of the limit" if shorter else "the limit"
+            text = f"the process was stopped: {what} took more than {limit:g} s, {which} that --timeout sets"
             raise self._died(text, slow=True)
 
     def _died(self, reason: str, *, slow: bool = False) -> _Died:

@@ -11,7 +11,6 @@ import ctypes
 import faulthandler
 import os
 import pickle
-import resource
 import signal
 import sys
 import traceback
@@ -33,7 +32,7 @@ CUT_OFF = 70
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # Signal on which the process says where it stands, before it is killed for taking too long.
-WHERE = signal.SIGUSR1
+WHERE = getattr(signal, "SIGUSR1", signal.SIGTERM)
 
 
 class Line:
@@ -136,6 +135,8 @@ def _prepare(parent: int) -> None:
     if parent and os.getppid() != parent:
         os._exit(0)
     with contextlib.suppress(Exception):
+        import resource  # which not every system has, though every one reads this file
+
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")

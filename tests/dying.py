@@ -158,6 +158,14 @@ def puts_another_file_in_their_place() -> None:
 
 
 @way
+def announces_a_message() -> None:
+    """Four bytes into every file: to the run they are the length of an answer, 16 MiB, that never comes."""
+    for number in range(3, 64):
+        with contextlib.suppress(OSError):
+            os.write(number, b"\0\xff\xff\xff")
+
+
+@way
 def prints_without_end() -> None:
     while True:
         os.write(1, b"x" * 2**20)

@@ -19,6 +19,7 @@ import pytest
 
 from ia_core import indirect_attention
 from ia_core.conformance import CLAUSES, Implementation, Verdict, judge
+from ia_core.conformance._judging import Question, answer
 from ia_core.conformance._process import Limits, default_memory, how_it_ended, shorten
 from ia_core.conformance._progress import progress
 from ia_core.conformance._recipe import Recipe
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="ne
 ROOT = Path(__file__).parents[1]
 CLAUSES_OF_DYING = ("IA-F-02", "IA-F-06", "IA-F-07")
 SUPPORTS = ("bias", "mask", "scale", "grouped")
-SLOW = {"loops", "hangs_with_the_interpreter_lock", "loops_and_ignores_signals", "stops_itself"}
+SLOW = {"loops", "hangs_with_the_interpreter_lock", "loops_and_ignores_signals", "stops_itself", "announces_a_message"}
 HUNGRY = {"eats_memory", "eats_memory_in_a_child"}
 
 # What the verdict says; the ways that are not listed give the right answer, and the run goes on.
@@ -213,6 +214,21 @@ def test_an_implementation_that_changes_its_mind() -> None:
     with Worker(Recipe(f"{__name__}:changes_its_mind")) as worker:
         verdict = worker.judge("IA-F-01", "float64")
     assert verdict.outcome == "fail" and "times the bound" in verdict.reason
+
+
+def wrong_once(query: Any, key: Any, value: Any, **keywords: Any) -> Any:
+    CALLS.append(1)
+    return indirect_attention(query, key, value, **keywords) * (1 + (len(CALLS) == 1))
+
+
+def test_a_failure_that_does_not_come_again_is_a_failure() -> None:
+    once = Implementation(wrong_once, "wrong_once")
+    CALLS.clear()
+    verdict = judge(once, CLAUSES["IA-F-01"])
+    assert verdict.outcome == "fail" and "times the bound" in verdict.reason
+    CALLS.clear()
+    found = answer(once, Question("IA-F-01", "float64", shrink=0.0))
+    assert found.verdict is None and "equal calls have different outcomes" in found.broken
 
 
 def reseeds(query: Any, key: Any, value: Any, **keywords: Any) -> Any:
