@@ -7,13 +7,17 @@
 adapter declares is a false alarm, or a bug that nobody knew. It also counts, for every implementation and dtype, the
 compared elements by error / bound. What it finds is added to FILE, implementation by implementation and seed by seed:
 seeds that FILE has are not judged again, and a run that was stopped goes on where it was. A new version of anything
-that takes part begins a new FILE. ``report`` writes docs/generated/controls.md and the figure from FILE.
+that takes part, or a change of our own code (comments aside), begins a new FILE. The exit status is 0 only if nothing
+is missing and nobody was accused. ``report`` writes docs/generated/controls.md and the figure from FILE.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import datetime
+import functools
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -91,7 +95,7 @@ def names_found() -> list[list[str]]:
 
 def run_all(options: argparse.Namespace) -> int:
     groups = [[n for n in group if not options.only or n in options.only] for group in names_found()]
-    record = _record(options)
+    record, stopped = _record(options), False
     jobs = [(seeds, group) for group in groups if group for seeds in _chunks(group, options.seeds)]
     waiting = [(missing, group) for seeds, group in jobs if (missing := _missing(seeds, group, record, options))]
     with ThreadPoolExecutor(options.workers) as pool:
@@ -102,8 +106,15 @@ def run_all(options: argparse.Namespace) -> int:
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             print("stopped; what is finished is kept", file=sys.stderr)
+            stopped = True
     _write(options.out, _gathered(record, options))
-    return write_report(options)
+    accused = write_report(options)
+    wanted = {name: set(range(options.seeds)) for group in groups for name in group}
+    missing = {n: sorted(seeds - set(record["found"].get(n, {"seeds": []})["seeds"])) for n, seeds in wanted.items()}
+    for name, seeds in missing.items():
+        if seeds:
+            print(f"{name}: no verdict yet with seeds {', '.join(map(str, seeds))}")
+    return 130 if stopped else int(bool(accused or any(missing.values())))
 
 
 def _compiles(name: str) -> bool:
@@ -116,8 +127,8 @@ def _chunks(group: list[str], seeds: int) -> list[range]:
 
 
 def _part(seed: int, group: list[str], options: argparse.Namespace) -> Path:
-    names = f"{zlib.crc32(' '.join(group).encode()):08x}"
-    return options.out.with_suffix(".parts") / f"{options.profile}-{seed}-{_short(group)}-{names}.json"
+    known = zlib.crc32(json.dumps([group, _about(options.profile)]).encode())
+    return options.out.with_suffix(".parts") / f"{known:08x}-{seed}-{_short(group)}.json"
 
 
 def _missing(seeds: Iterable[int], group: list[str], record: dict[str, Any], options: argparse.Namespace) -> list[int]:
@@ -160,7 +171,7 @@ def run_some(options: argparse.Namespace) -> int:
                 for one in implementations:
                     if dtype in dtypes_of(one, clause, options.profile):
                         _judge(one, clause.label, dtype, seed, options.profile, found[one.name], alarms)
-        facts = {"seed": seed, "profile": options.profile, "found": found, "alarms": alarms}
+        facts = {"seed": seed, "about": _about(options.profile), "found": found, "alarms": alarms}
         facts["seconds"] = round(time.monotonic() - began, 1)
         _write(_part(seed, options.names, options), facts)
     return 0
@@ -205,16 +216,7 @@ def _judge(
 
 def _record(options: argparse.Namespace) -> dict[str, Any]:
     """What FILE has so far; nothing, if it was found by other versions or in another profile."""
-    versions = {"python": platform.python_version()}
-    for library in (*LIBRARIES, *PEERS):
-        if importlib.util.find_spec(library.replace("-", "_").replace("python_flint", "flint")):
-            versions[library] = importlib.metadata.version(library)
-    about: dict[str, Any] = {
-        "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()},
-        "versions": versions,
-        "profile": options.profile,
-        "clauses": len(CLAUSES),
-    }
+    about = _about(options.profile)
     new = {"date": datetime.date.today().isoformat(), **about, "found": {}, "alarms": []}
     if not options.out.exists():
         return new
@@ -222,10 +224,33 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
     return {**old, "date": new["date"]} if all(old.get(name) == value for name, value in about.items()) else new
 
 
+@functools.cache
+def _about(profile: str) -> dict[str, Any]:
+    """What results belong to."""
+    versions = {"python": platform.python_version()}
+    for library in (*LIBRARIES, *PEERS):
+        if importlib.util.find_spec(library.replace("-", "_").replace("python_flint", "flint")):
+            versions[library] = importlib.metadata.version(library)
+    code = hashlib.sha256()
+    for folder in ("ia_core", "backends", "conformance"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            code.update(ast.dump(ast.parse(path.read_text(encoding="utf-8"))).encode())
+    return {
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()},
+        "versions": versions,
+        "code": code.hexdigest()[:16],
+        "profile": profile,
+        "clauses": len(CLAUSES),
+    }
+
+
 def _gathered(record: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """The record with all finished parts, each seed of an implementation once."""
-    for path in sorted(options.out.with_suffix(".parts").glob(f"{options.profile}-*.json")):
+    about = _about(options.profile)
+    for path in sorted(options.out.with_suffix(".parts").glob("*.json")):
         part = json.loads(path.read_text(encoding="utf-8"))
+        if part["about"] != about:
+            continue
         for name, facts in part["found"].items():
             into = record["found"].setdefault(name, {"seeds": [], "outcomes": {}, "histograms": {}, "worst": {}})
             if part["seed"] in into["seeds"]:
@@ -274,6 +299,11 @@ def write_report(options: argparse.Namespace) -> int:
                 f"{worst:.2g} ({label})",
             ]
             lines.append("| " + " | ".join(str(cell) for cell in row) + " |")
+    accused = [
+        f"{a['implementation']}, {a['clause']}, {a['dtype']}, seed {a['seed']}: {a['text'].splitlines()[1]}"
+        for a in data["alarms"]
+    ]
+    lines += ["", *([f"- {one}" for one in accused] or ["Nobody was accused falsely."])]
     _write_text(ROOT / "docs/generated/controls.md", "\n".join(lines) + "\n")
     draw(data, ROOT / "docs/_static/margins.svg")
     for alarm in data["alarms"]:
@@ -291,17 +321,24 @@ def draw(data: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     dtypes = ("float64", "float32", "float16", "bfloat16")
-    figure, panels = plt.subplots(1, len(dtypes), figsize=(11, 3.2), sharey=True, layout="constrained")
-    for dtype, panel in zip(dtypes, panels, strict=True):
-        for facts in data["found"].values():
+    figure, panels = plt.subplots(2, 2, figsize=(9, 7.5), sharey=True, sharex=True, layout="constrained")
+    colours = plt.get_cmap("tab10").colors
+    styles = ("-", "--", ":")
+    for n, (name, facts) in enumerate(data["found"].items()):
+        look = {"color": colours[n % len(colours)], "ls": styles[n // len(colours)], "lw": 1}
+        for dtype, panel in zip(dtypes, panels.ravel(), strict=True):
             counts = {int(e): n for e, n in facts["histograms"].get(dtype, {}).items()}
             total = sum(counts.values())
-            if total:
-                places = range(LEAST, MOST)
-                panel.plot(places, [counts.get(e, 0) / total for e in places], color="#3b6ea5", alpha=0.4, lw=1)
+            places = range(LEAST, MOST)
+            shares = [counts.get(e, 0) / total if total else float("nan") for e in places]
+            panel.plot(places, shares, label=name, **look)
+    for dtype, panel in zip(dtypes, panels.ravel(), strict=True):
         panel.axvline(0, color="#b3403a", lw=1)
-        panel.set(title=dtype, xlabel="log2(error / bound)", yscale="log")
-    panels[0].set_ylabel("share of elements")
+        panel.set(title=dtype, yscale="log")
+    figure.supxlabel("log2(error / bound)")
+    figure.supylabel("share of the compared elements")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="svg", metadata={"Date": None})
 
 

@@ -22,7 +22,7 @@ class Question(NamedTuple):
 
     ``grad`` asks for the gradients of <cotangent, output>, ``lse_grad`` adds <lse_cotangent, lse> to that.
     ``like`` is a call that has the same output, to all digits, and gives the bound: scores of the largest finite size
-    are beyond the digits of the balls, and beyond a bound of first order.
+    are beyond the digits of the balls, and beyond a bound that says anything.
     """
 
     case: Case

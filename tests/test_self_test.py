@@ -14,6 +14,7 @@ from ia_core.conformance._kills import as_data, lines_of, markdown, matrix_lines
 from ia_core.conformance._self_test import Finding, Kills, self_test
 from ia_core.conformance.mutants import MUTANTS
 
+RECORDS = ("matrix", "full", "quick")
 DOCS = Path(__file__).parents[1] / "docs"
 TWO = [CLAUSES["IA-F-06"], CLAUSES["IA-X-11"]]
 
@@ -115,9 +116,17 @@ def test_mode_is_refused() -> None:
 
 
 def test_docs_list_the_registry() -> None:
-    """``ia-core conform --self-test --json F`` and ``python -m ia_core.conformance._kills F TABLE`` write the table."""
+    """``python -m ia_core.conformance._kills`` writes the table from the records in docs/results."""
     table = (DOCS / "generated" / "mutants.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| ([a-z][a-z0-9_]+) \| (.*?) \| \*?\*?\(?IA-", table, re.MULTILINE))
     assert rows == {name: mutant.change.replace("|", "\\|") for name, mutant in MUTANTS.items()}
+    records = [json.loads((DOCS / "results" / f"self_test_{name}.json").read_text()) for name in RECORDS]
+    assert markdown(*records) == table
+    for record in records:
+        assert record["complete"] and len(record["mutants"]) == len(MUTANTS)
+    # Everything is killed in full with every seed, and nine in ten in quick.
+    _, full, quick = records
+    assert full["profile"] == "full" and len(full["seeds"]) == 20 and not any(full["survivors"].values())
+    assert quick["profile"] == "quick" and len(quick["seeds"]) == 20 and min(quick["rates"].values()) >= 0.9
     page = (DOCS / "mutants.md").read_text(encoding="utf-8")
     assert "generated/mutants.md" in page and "generated/peer_criteria.md" in page
