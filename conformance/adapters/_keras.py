@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 from .._implementation import Implementation
+from .._libraries import compile_function
 
 __all__ = ["FACTORIES", "NEEDS", "backend", "dot_product_attention", "imported", "open_backends"]
 
@@ -136,7 +137,5 @@ def _attention(
 
 @functools.cache
 def _jitted() -> Any:
-    import jax
-
     # As Keras compiles its models on JAX; one operation after the other, each is traced on its own in every call.
-    return jax.jit(imported("jax").ops.dot_product_attention)
+    return compile_function("jax", imported("jax").ops.dot_product_attention)
