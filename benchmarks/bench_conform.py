@@ -1,13 +1,15 @@
 """Time of a conformance run on torch SDPA, as whole commands: quick in float32, full in four dtypes with gradients.
 
-    python benchmarks/bench_conform.py [--rounds 7] [--json FILE]
+    python benchmarks/bench_conform.py [--rounds 7]
 
-Each command is started anew, imports and worker processes included. The table has the median and the range.
+Each command is started anew, imports and worker processes included, the commands in turn. The median and the range go
+to docs/results/conform_times.json, the table to docs/generated/conform_times.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib.metadata
 import json
 import os
@@ -19,7 +21,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-COMMANDS = {
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "docs/results/conform_times.json", ROOT / "docs/generated/conform_times.md"
+COMMANDS: dict[str, tuple[list[str], int | None]] = {
     "quick, float32": (["torch-sdpa", "--dtypes", "float32"], 30),
     "full, four dtypes": (["torch-sdpa", "--profile", "full"], 300),
     "quick, float32, JAX": (["jax-dpa", "--dtypes", "float32"], None),
@@ -29,20 +33,35 @@ COMMANDS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    results: dict[str, Any] = {}
-    for name, (words, limit) in COMMANDS.items():
-        seconds = [_seconds(words) for _ in range(options.rounds)]
-        middle = statistics.median(seconds)
-        results[name] = {"seconds": seconds, "median": middle, "limit": limit}
-        allowed = "" if limit is None else f", to be below {limit}"
-        print(f"{name:22}{middle:8.1f} s ({min(seconds):.1f} to {max(seconds):.1f}){allowed}", flush=True)
-    if options.json:
-        facts = {"python": platform.python_version(), "cpus": os.cpu_count()}
-        facts |= {name: importlib.metadata.version(name) for name in ("numpy", "torch", "jax", "hypothesis")}
-        options.json.write_text(json.dumps({"environment": facts, "results": results}, indent=1), encoding="utf-8")
-    return int(any(r["limit"] is not None and r["median"] >= r["limit"] for r in results.values()))
+    seconds: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for n in range(options.rounds):
+        for name, (words, _) in COMMANDS.items():
+            seconds[name].append(round(_seconds(words), 2))
+            print(f"round {n + 1} of {options.rounds}: {name} {seconds[name][-1]} s", flush=True)
+    facts: dict[str, Any] = {"date": datetime.date.today().isoformat(), "python": platform.python_version()}
+    facts |= {"cpus": os.cpu_count(), "processor": platform.machine()}
+    facts |= {name: importlib.metadata.version(name) for name in ("numpy", "torch", "jax", "hypothesis")}
+    results = {
+        name: {"command": ["ia-core", "conform", *words], "seconds": seconds[name], "limit": limit}
+        for name, (words, limit) in COMMANDS.items()
+    }
+    _write(RESULTS, json.dumps({"environment": facts, "results": results}, indent=1) + "\n")
+    rows = [f"{', '.join(f'{name} {value}' for name, value in facts.items())}; {options.rounds} rounds.", ""]
+    rows += ["| command | median | range | to be below |", "| --- | --- | --- | --- |"]
+    for one in results.values():
+        middle, limit = statistics.median(one["seconds"]), f"{one['limit']} s" if one["limit"] else "-"
+        spread = f"{min(one['seconds']):.1f} to {max(one['seconds']):.1f} s"
+        rows.append(f"| `{' '.join(one['command'])}` | {middle:.1f} s | {spread} | {limit} |")
+    _write(PAGE, "\n".join(rows) + "\n")
+    return int(any(r["limit"] and statistics.median(r["seconds"]) >= r["limit"] for r in results.values()))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(path.suffix + ".new")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def _seconds(words: list[str]) -> float:
