@@ -186,14 +186,15 @@ def structures(
         fixed = {"Hk": 2, "M": 3, "N": 5, "D": 4, "Dv": 3, "batch": (2,), "group": groups[-1]}
         sizes = {name: st.just(size) for name, size in fixed.items()}
     kinds = {"any": ["none", *BIAS_SHAPES], "dense": list(BIAS_SHAPES)}.get(bias, [bias])
-    numbers = [0.3, 2.0] if few_shapes else [0.125, 0.3, 1.0, 2.0]  # the scale, too, is known when tracing
+    numbers: list[Any] = [0.3, 2.0] if few_shapes else [0.125, 0.3, 1.0, 2.0]  # the scale, too, is known when tracing
+    scales: dict[str, list[Any]] = {"none": [None], "given": numbers, "any": [None, *numbers]}
     return st.fixed_dictionaries(
         {
             **sizes,
             "bias": st.sampled_from(kinds),
             "mask": st.sampled_from(["none", "some"] if mask == "any" else [mask]),
             "mask_shape": st.integers(0, 0 if few_shapes or mask == "rows" else 3),
-            "scale": st.sampled_from({"none": [None], "given": numbers, "any": [None, *numbers]}[scale]),
+            "scale": st.sampled_from(scales[scale]),
             "seed": st.integers(0, 2**16),
         }
     )

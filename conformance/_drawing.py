@@ -42,7 +42,7 @@ class _Draw(NamedTuple):
     dtype: str
     features: frozenset[str]
     arithmetic: str
-    count: int
+    wanted: int
     seed: int
 
     def case(self, structure: Structure) -> Case | None:
@@ -55,7 +55,7 @@ class _Draw(NamedTuple):
     def search(self, spare: int) -> tuple[tuple[Any, ...], bool, int, int]:
         """What Hypothesis is asked for: a search, which other clauses may have asked for too."""
         asked = sorted((name, value) for name, value in CLAUSES[self.label].draw.items() if name != "least_batch")
-        return tuple(asked), self.few_shapes, self.seed, spare * self.count
+        return tuple(asked), self.few_shapes, self.seed, spare * self.wanted
 
 
 def refute(
@@ -128,7 +128,7 @@ def _drawn(draw: _Draw) -> tuple[int, list[Case]]:
         found = []
         for case in _cases(draw, spare):
             found.append(case)
-            if len(found) == draw.count:
+            if len(found) == draw.wanted:
                 return spare, found
     if not found:
         raise RuntimeError(f"{draw.label}: in no case that was drawn do wrong outputs stand out")

@@ -84,8 +84,8 @@ def _attention(
     scale: float | None = None,
 ) -> np.ndarray:
     attn_mask = joined(bias, mask, boolean=True)
-    given = {"query": query, "key": key, "value": value, "attn_mask": attn_mask}
-    given = {name: array for name, array in given.items() if array is not None}
+    named = {"query": query, "key": key, "value": value, "attn_mask": attn_mask}
+    given = {name: array for name, array in named.items() if array is not None}
     evaluator = _evaluator(tuple((name, array.dtype.name, array.ndim) for name, array in given.items()), scale)
     return evaluator.run(None, given)[0]
 

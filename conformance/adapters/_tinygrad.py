@@ -78,7 +78,8 @@ def _vjp(
         both = masked = None if mask is None else _placed(mask)
         if bias is not None:
             both = leaves[3] if masked is None else masked.where(leaves[3], -float("inf"))
-        found = _call(*leaves[:3], both).gradient(*leaves, gradient=_placed(cotangent))
+        output = _call(leaves[0], leaves[1], leaves[2], both)
+        found = output.gradient(*leaves, gradient=_placed(cotangent))
         return [_received(one) for one in found]
 
 

@@ -46,7 +46,8 @@ def _at(bias: PositionBias, change: Callable[[Any], Any]) -> PositionBias:
 @_positions("IA-B-01", "IA-B-02")
 def offsets_flipped(bias: PositionBias) -> Any:
     """f(i - j) instead of f(j - i)."""
-    return bias if _mlp(bias) is None else bias._replace(f=bias.f._replace(w1=-bias.f.w1))
+    f: Any = bias.f
+    return bias if _mlp(bias) is None else bias._replace(f=f._replace(w1=-f.w1))
 
 
 @_positions("IA-P-06", dtypes=("float16", "bfloat16", "float32"))
