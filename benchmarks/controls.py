@@ -335,7 +335,8 @@ def draw(data: dict[str, Any], path: Path) -> None:
     for dtype, panel in zip(dtypes, panels.ravel(), strict=True):
         panel.axvline(0, color="#b3403a", lw=1)
         panel.set(title=dtype, yscale="log")
-    figure.supxlabel("log2(error / bound)")
+    for panel in panels[-1]:
+        panel.set_xlabel("log2(error / bound)")
     figure.supylabel("share of the compared elements")
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
