@@ -51,15 +51,17 @@ def test_results_in_any_number_of_files(results: dict[str, np.ndarray], golden: 
 def test_a_result_at_its_tolerance_passes_and_beyond_it_fails(golden: Any, tmp_path: Path) -> None:
     name = "IA-F-01/float64/000"
     wanted, bound = golden.arrays[f"{name}/output"], golden.arrays[f"{name}/bound/output"]
-    for factor, outcome in ((0.99, "pass"), (1.01, "fail"), (np.inf, "fail"), (np.nan, "fail")):
-        with np.errstate(invalid="ignore"):
-            moved = wanted.copy()
-            moved[0, 1, 2, 3] += factor * bound[0, 1, 2, 3]
+    at = (0, 1, 2, 3)
+    step = np.spacing(abs(wanted[at]))  # the bound is a few steps of float64: the last one within it, the first beyond
+    within = np.floor(bound[at] / step) * step
+    for off, outcome in ((within, "pass"), (within + step, "fail"), (np.inf, "fail"), (np.nan, "fail")):
+        moved = wanted.copy()
+        moved[at] += off
         save(tmp_path / "results.safetensors", {f"{name}/output": moved})
         found = outcome_of(name, tmp_path, golden)
         assert found.outcome == outcome
-        if np.isfinite(factor):
-            assert found.worst == pytest.approx(factor, rel=0.3)  # the bound is a few steps of float64
+        if np.isfinite(off):
+            assert found.worst == pytest.approx(off / bound[at])
         if outcome == "fail":
             assert found.reason.startswith("output[0, 1, 2, 3] is ") and found.worst > 1
 
