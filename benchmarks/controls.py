@@ -50,7 +50,7 @@ from ia_core.conformance.adapters import BUILTIN, installed
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results/controls.json"
 # What compiles for every new shape stays in one process for all seeds.
-COMPILED = ("jax-dpa", "flax", "tinygrad")
+COMPILED = ("jax-dpa", "flax")
 # Of the others, so many seeds share a process.
 CHUNK = 5
 # Sweeps whose inputs in full are the same for every seed, as those of fixed clauses are: one seed is enough.
@@ -88,9 +88,10 @@ def names_found() -> list[list[str]]:
     ours = [n for n in (*references(), *fast_paths(indirect_attention)) if has_device(n.partition("-")[2])]
     found = [*ours, *installed(every_backend=True)]
     compiled = [name for name in found if _compiles(name)]
-    apart = [name for name in found if name.startswith("keras-") and name not in compiled]
+    apart = [name for name in found if name.startswith(("keras-", "tinygrad")) and name not in compiled]
     together = [name for name in found if name not in (*compiled, *apart)]
-    return [*([name] for name in (*compiled, *apart)), together]
+    by_claims = [[n for n in compiled if n in ours], [n for n in compiled if n not in ours]]
+    return [*filter(None, by_claims), *([name] for name in apart), together]
 
 
 def run_all(options: argparse.Namespace) -> int:

@@ -98,6 +98,8 @@ class Implementation:
         precision, or float64 computed in ``float32``. The other clauses then judge with the bound of that arithmetic.
     few_shapes : bool, optional
         Draw few different shapes, because each costs a compilation; by default for jax.
+    most_cases : int, optional
+        No clause tries more than so many cases; for an implementation that takes long for each call.
     vjp : callable, optional
         ``vjp(cotangent, query, key, value, bias=..., ...)`` giving gradients for query, key, value and bias; by
         default the library's automatic differentiation of ``fn``.
@@ -126,6 +128,7 @@ class Implementation:
     deviations: Mapping[str, str] = dataclasses.field(default_factory=dict)
     arithmetic: Mapping[str, str] = dataclasses.field(default_factory=dict)
     few_shapes: bool | None = None
+    most_cases: int | None = None
     vjp: Callable[..., Any] | None = None
     target: str = ""
     claims: frozenset[str] = dataclasses.field(init=False, repr=False)
@@ -139,6 +142,8 @@ class Implementation:
         object.__setattr__(self, "dtypes", tuple(self.dtypes))
         if self.few_shapes is None:
             object.__setattr__(self, "few_shapes", self.library == "jax")
+        if self.most_cases is not None and self.most_cases < 1:
+            raise ValueError(f"`most_cases` must be at least 1; got {self.most_cases} [IA-X-21]")
         for name, given, known in (
             ("library", (self.library,), tuple(LIBRARIES)),
             ("dtypes", self.dtypes, DTYPES),

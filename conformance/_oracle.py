@@ -22,10 +22,11 @@ PRECISION = 160  # bits: far beyond float64's 53, so that cancellation costs not
 
 
 class Exact(NamedTuple):
-    """An array of true values, as the unevaluated sum of two float64 arrays."""
+    """An array of true values, as the unevaluated sum of two float64 arrays, each within ``radius`` of the truth."""
 
     high: np.ndarray
     low: np.ndarray
+    radius: Any = 0.0
 
     def error_of(self, got: np.ndarray) -> np.ndarray:
         """|got - truth|, without the rounding that a difference of float64 numbers would have."""
@@ -263,7 +264,8 @@ def _floats(balls: Any) -> np.ndarray:
 
 def _exact(balls: np.ndarray) -> Exact:
     high = _floats(balls)
-    rest = [
-        float(_ball(x) - arb(h)) if math.isfinite(h) else 0.0 for x, h in zip(balls.ravel(), high.ravel(), strict=True)
-    ]
-    return Exact(high, np.asarray(rest, dtype=np.float64).reshape(balls.shape))
+    rest, radius = np.zeros(high.size), np.zeros(high.size)
+    for n, (x, h) in enumerate(zip(balls.ravel(), high.ravel(), strict=True)):
+        if math.isfinite(h):
+            rest[n], radius[n] = float(_ball(x) - arb(h)), float(_ball(x).rad())
+    return Exact(high, rest.reshape(high.shape), radius.reshape(high.shape))

@@ -15,7 +15,7 @@ from ia_core import PositionBias
 from . import _oracle, _wide
 from ._case import Case
 from ._libraries import numpy_dtype
-from ._oracle import Forward, Gradient
+from ._oracle import Exact, Forward, Gradient
 from ._tolerance import ForwardBound, forward_bound, gradient_bound, rounding_of
 
 __all__ = ["gradient_truth", "is_telling", "trivial_outputs", "truth_of", "wide_truth_of"]
@@ -23,6 +23,8 @@ __all__ = ["gradient_truth", "is_telling", "trivial_outputs", "truth_of", "wide_
 # Scores beyond this many are computed in float64 even where float64 is judged; balls would take seconds.
 LARGE = 2**15
 REMEMBERED = 4096
+# The radius of a ball, in bounds, that may be neglected.
+CERTAIN = 1e-6
 
 _FLOAT64 = rounding_of("float64")
 
@@ -53,7 +55,10 @@ def truth_of(case: Case) -> tuple[Forward, ForwardBound]:
     """
     if not _in_float64(case):
         truth = _oracle.forward(**case.arguments)
-        return truth, forward_bound(case, truth)
+        bound = forward_bound(case, truth)
+        certify("output", truth.output, bound.output)
+        certify("lse", truth.lse, bound.lse)
+        return truth, bound
     return _truth_in_float64(case)
 
 
@@ -81,10 +86,26 @@ def gradient_truth(
     arguments = (case.query, case.key, case.value, cotangent, case.bias, case.mask, case.scale, lse_cotangent)
     if not _in_float64(case):
         exact = _oracle.gradient(*arguments)
-        return exact, gradient_bound(case, truth, exact, cotangent, None, lse_cotangent)
+        bounds = gradient_bound(case, truth, exact, cotangent, None, lse_cotangent)
+        for name, bound in bounds.items():
+            certify(f"gradient of {name}", getattr(exact, name), bound)
+        return exact, bounds
     exact = _wide.gradient(*arguments)
     bounds, own = (gradient_bound(case, truth, exact, cotangent, r, lse_cotangent) for r in (None, _FLOAT64))
     return exact, {name: bound + own[name] for name, bound in bounds.items()}
+
+
+def certify(what: str, exact: Exact, bound: np.ndarray) -> None:
+    """What is called the truth must be known far better than it is asked for.
+
+    Raises
+    ------
+    RuntimeError
+        If the ball of an element is wider than a millionth of its bound: the oracle needs more bits.
+    """
+    known = np.broadcast_to(exact.radius, bound.shape) <= CERTAIN * bound
+    if not np.all(known):
+        raise RuntimeError(f"the oracle knows {np.sum(~known)} elements of the {what} too badly to judge by them")
 
 
 def is_telling(case: Case) -> bool:

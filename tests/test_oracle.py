@@ -13,9 +13,10 @@ from hypothesis import Phase, given, seed, settings
 from ia_core import BoxMLP, EdgeMLP, Grid, LinearOffset, OffsetMLP, OffsetTable, PositionBias
 from ia_core.conformance import _oracle as oracle
 from ia_core.conformance import _wide as wide
-from ia_core.conformance import cases
+from ia_core.conformance import Case, cases
 from ia_core.conformance._implementation import BASIC
 from ia_core.conformance._tolerance import forward_bound, gradient_bound
+from ia_core.conformance._truth import truth_of
 
 
 def test_two_keys_by_hand() -> None:
@@ -135,3 +136,11 @@ def test_float64_path_lies_within_its_bound_of_the_balls(kind: str, mask: str) -
             assert np.all(getattr(exact, name).error_of(getattr(near, name).high) <= allowed), name
 
     check()
+
+
+def test_a_ball_that_is_too_wide_is_no_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 53 bits the balls are as wide as the errors that are to be measured."""
+    query, key, value = np.random.default_rng(0).standard_normal((3, 1, 4, 5))
+    monkeypatch.setattr(oracle, "PRECISION", 53)
+    with pytest.raises(RuntimeError, match="output too badly"):
+        truth_of(Case(query, key, value))

@@ -48,6 +48,7 @@ def attention() -> Implementation:
         deviations={label: f"{reason} (seen in tinygrad 0.14)" for label, reason in DEVIATIONS.items()},
         vjp=_vjp,
         few_shapes=True,  # every new shape is scheduled and lowered anew
+        most_cases=2,
     )
 
 
