@@ -11,9 +11,9 @@ import pytest
 from hypothesis import Phase, given, seed, settings
 
 from ia_core import BoxMLP, EdgeMLP, Grid, LinearOffset, OffsetMLP, OffsetTable, PositionBias
+from ia_core.conformance import Case, cases
 from ia_core.conformance import _oracle as oracle
 from ia_core.conformance import _wide as wide
-from ia_core.conformance import Case, cases
 from ia_core.conformance._implementation import BASIC
 from ia_core.conformance._tolerance import forward_bound, gradient_bound
 from ia_core.conformance._truth import truth_of
