@@ -13,6 +13,7 @@ import unittest
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -30,6 +31,7 @@ __all__ = [
     "expanded",
     "from_library",
     "has_device",
+    "make_room",
     "numpy_dtype",
     "other_random_states",
     "peak_on_device",
@@ -51,6 +53,10 @@ LIBRARIES = {
 
 # What differentiates, and what Python-level random numbers and settings are looked at besides NumPy's.
 AUTODIFF = ("torch", "jax")
+
+
+# Linux allows a process 65530 maps of memory by default. Each function that XLA compiled holds about four.
+MAPS = 30_000
 
 
 class NotSupported(unittest.SkipTest):
@@ -319,6 +325,13 @@ def changed_settings(library: str) -> Iterator[None]:
                 torch.set_float32_matmul_precision(precision)
         finally:
             np.set_printoptions(**usual)
+
+
+def make_room(library: str) -> None:
+    """Let go of what JAX compiled before, where that is so much that the next compilation may find no memory map."""
+    maps = Path("/proc/self/maps")
+    if library == "jax" and maps.exists() and maps.read_bytes().count(b"\n") > MAPS:
+        importlib.import_module("jax").clear_caches()
 
 
 def peak_on_device(library: str, device: str | None, call: Callable[[], Any]) -> int | None:

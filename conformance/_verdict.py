@@ -14,7 +14,7 @@ from ._case import Case
 from ._clause import CLAUSES, Clause, observing, under_profile
 from ._drawing import PROFILES, refute
 from ._implementation import DTYPES, Failure, Implementation
-from ._libraries import NotSupported
+from ._libraries import NotSupported, make_room
 
 __all__ = ["OUTCOMES", "PROFILES", "Verdict", "check_deviations", "dtypes_of", "judge", "judge_case"]
 
@@ -133,6 +133,7 @@ def judge(
     >>> judge(Implementation(indirect_attention, "mine"), CLAUSES["IA-F-01"]).outcome
     'pass'
     """
+    make_room(implementation.library)
     dtype = dtype or dtypes_of(implementation, clause, profile)[0]
     declared = _declared(implementation, clause, dtype)
 

@@ -17,7 +17,7 @@ import pytest
 
 from ia_core import indirect_attention, indirect_attention_vjp
 from ia_core.backends import indirect_attention as fast_attention
-from ia_core.conformance import CLAUSES, FEATURES, Implementation, judge
+from ia_core.conformance import CLAUSES, FEATURES, Implementation, _libraries, judge
 from ia_core.conformance._implementation import BASIC
 from ia_core.conformance._own import references
 from ia_core.conformance._verdict import dtypes_of
@@ -224,3 +224,15 @@ def _acquit(library: str, seed: int, profile: str, labels: list[str]) -> None:
     # The rest is claimed by nobody here, or no question for the library (strides in JAX).
     asked = {label for label in labels if CLAUSES[label].unsupported(mine) is None}
     assert passed == asked
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux limits the maps of a process")
+def test_room_is_made_before_xla_runs_out_of_memory_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some thousand compilations, as `full` needs in four dtypes, would otherwise end the process."""
+    jax = pytest.importorskip("jax")
+    cleared: list[int] = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(1))
+    for maps, library, times in ((10**9, "jax", 0), (0, "numpy", 0), (0, "jax", 1)):
+        monkeypatch.setattr(_libraries, "MAPS", maps)
+        judge(references()[f"reference-{library}"](), CLAUSES["IA-F-01"])
+        assert len(cleared) == times
