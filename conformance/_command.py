@@ -74,7 +74,7 @@ def _run_of(options: argparse.Namespace, fast: Callable[..., Any]) -> Conformanc
         raise ValueError(f"`--xfails` needs one target, whose failures it lists; got {len(options.targets)} [IA-X-21]")
     if options.save:
         Path(options.save).mkdir(parents=True, exist_ok=True)
-    targets = options.targets or _everything(fast, options.device)
+    targets = options.targets or everything(fast, options.device)
     return ConformanceRun(
         [Recipe(target, said, partial(catalogue, fast), deviations=xfails) for target in targets],
         select_clauses(options.clause),
@@ -86,7 +86,7 @@ def _run_of(options: argparse.Namespace, fast: Callable[..., Any]) -> Conformanc
     )
 
 
-def _everything(fast: Callable[..., Any], device: str | None) -> list[str]:
+def everything(fast: Callable[..., Any], device: str | None) -> list[str]:
     """The reference on NumPy, our fast paths on what is installed, and the kernels of others."""
     builtin = catalogue(fast)
     ours = [name for name in builtin if name.startswith("ia-") and has_device(name.removeprefix("ia-"))]

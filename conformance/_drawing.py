@@ -27,7 +27,7 @@ __all__ = ["PROFILES", "refute"]
 # Cases per clause; a fixed clause has one.
 PROFILES = {"quick": 6, "full": 20}
 # At most so many where shapes are not drawn: they differ in less, and cost more.
-FEW = 6
+FEW = {"quick": 3, "full": 6}
 # So many structures are drawn for every case that is wanted, to choose from; more where too many are too easy.
 _SPARE = (4, 32)
 
@@ -86,7 +86,7 @@ def refute(
         "standard" if clause.strict else implementation.arithmetic.get(dtype, "standard"),
         min(
             clause.examples or PROFILES[profile],
-            FEW if implementation.few_shapes else PROFILES["full"],
+            FEW[profile] if implementation.few_shapes else PROFILES["full"],
             implementation.most_cases or PROFILES["full"],
         ),
         draw_seed,
