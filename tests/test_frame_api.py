@@ -12,7 +12,7 @@ import pytest
 from numpydoc.docscrape import get_doc_object
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("ia_core", "ia_core.noise", "ia_core.tasks", "ia_core.backends", "ia_core.conformance")
+MODULES = ("ia_core", "ia_core.noise", "ia_core.simulate", "ia_core.tasks", "ia_core.backends", "ia_core.conformance")
 NAMES = [
     (module, name)
     for module in MODULES

@@ -15,7 +15,10 @@ FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / 
 STANDARD = frozenset(sys.stdlib_module_names)
 SPECIFICATION = frozenset({"array_api_compat", "array_api_extra", "ia_core"})
 # Random numbers are not in the array API standard: what draws them may use NumPy's.
-DRAWS = frozenset({Path("ia_core/_params.py"), Path("ia_core/tasks.py")})
+DRAWS = frozenset(
+    {Path("ia_core/_params.py"), Path("ia_core/tasks.py")}
+    | {path for path in FILES if path.parent == Path("ia_core/simulate")}
+)
 SUITE = frozenset({"ia_core", "hypothesis", "ml_dtypes", "numpy", "pytest", "rich"})
 # An adapter that is not listed here adapts the library of its own name.
 ADAPTED = {

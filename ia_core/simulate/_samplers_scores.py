@@ -1,0 +1,145 @@
+"""Samplers of noise that passes the softmax, and of depth: attention and layers are computed as they are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .. import noise as theory
+from .._arrays import Array, namespace_of
+from .._attention import attention_weights, indirect_attention
+from ..noise._inputs import check_choice, check_number, check_weights, squared
+from ._draws import Normal, Sampler
+
+__all__ = ["depth_snr", "key_noise_energy", "query_noise_energy"]
+
+
+def key_noise_energy(query: Array, key: Array, value: Array, sigma: float, *, scale: float | None = None) -> Sampler:
+    """Samples of ||o^ - o||^2 for noise on the keys, of all orders: :func:`ia_core.noise.key_noise_energy`.
+
+    Parameters
+    ----------
+    query : array of shape (H, M, D)
+    key : array of shape (H, N, D)
+    value : array of shape (H, N, Dv)
+    sigma : float
+    scale : float, optional
+
+    Returns
+    -------
+    Sampler
+        Of shape (H, M). The closed form is of first order: their difference falls with sigma^2 relatively.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> key_noise_energy(np.ones((1, 2, 4)), np.ones((1, 3, 4)), np.eye(3)[None], 0.1).shape
+    (1, 2)
+    """
+    return _perturbed("key", query, key, value, sigma, scale)
+
+
+def query_noise_energy(query: Array, key: Array, value: Array, sigma: float, *, scale: float | None = None) -> Sampler:
+    """Samples of ||o^ - o||^2 for noise on the queries, of all orders: :func:`ia_core.noise.query_noise_energy`.
+
+    Parameters
+    ----------
+    query, key, value, sigma, scale
+        As for :func:`key_noise_energy`.
+
+    Returns
+    -------
+    Sampler
+        Of shape (H, M).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> query_noise_energy(np.ones((1, 2, 4)), np.ones((1, 3, 4)), np.eye(3)[None], 0.1).shape
+    (1, 2)
+    """
+    return _perturbed("query", query, key, value, sigma, scale)
+
+
+def _perturbed(what: str, query: Array, key: Array, value: Array, sigma: float, scale: float | None) -> Sampler:
+    check_number("sigma", sigma)
+    weights, clean = attention_weights(query, key, scale=scale), indirect_attention(query, key, value, scale=scale)
+    xp = namespace_of(query=query)
+    wanted = (
+        theory.key_noise_energy(weights, query, value, sigma, scale=scale)
+        if what == "key"
+        else theory.query_noise_energy(weights, key, value, sigma, scale=scale)
+    )
+    inputs = {"query": query, "key": key, "value": value}
+    noisy = inputs[what]
+    size = math.prod(noisy.shape)
+    eps = Normal(noisy, size)
+
+    def draw(generator: Any, count: int) -> tuple[Any, ...]:
+        # Antithetic: the part of the first order changes its sign, those of even orders do not; the mean of both
+        # squares is that of one, with less spread.
+        moved = sigma * xp.reshape(eps.draw(generator, count, 1), (count, *noisy.shape))
+        spread = {name: xp.broadcast_to(array, (count, *array.shape)) for name, array in inputs.items()}
+        squares = 0.0
+        for sign in (1.0, -1.0):
+            output = indirect_attention(**spread | {what: spread[what] + sign * moved}, scale=scale)
+            squares = squares + squared(output - clean) / 2
+        return (squares,)
+
+    return Sampler(draw, tuple(query.shape[:-1]), size, wanted)
+
+
+def depth_snr(
+    weights: Array,
+    sigma: float,
+    *,
+    dim: int,
+    mean_square: float = 0.0,
+    gain: float = 1.0,
+    normalisation: str | None = None,
+) -> Sampler:
+    """Samples of signal and noise after L residual layers with random projections: :func:`ia_core.noise.depth_snr`.
+
+    Parameters
+    ----------
+    weights : array of shape (L, N, N)
+    sigma : float
+    dim : int
+        Width of a token; the closed form with a normalisation holds for wide ones.
+    mean_square, gain, normalisation
+        As there.
+
+    Returns
+    -------
+    Sampler
+        Of shape (N,), after the last layer. With a normalisation the signal and the noise are what the clean tokens and
+        the noise become in the layers as the noisy tokens normalise them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> depth_snr(np.full((2, 4, 4), 0.25), 1.0, dim=16, mean_square=1.0).theory.round(2)
+    array([3.29, 3.29, 3.29, 3.29])
+    """
+    check_choice("normalisation", normalisation, (None, "pre", "post"))
+    wanted = theory.depth_snr(weights, sigma, mean_square=mean_square, gain=gain, normalisation=normalisation)[-1, :]
+    a, xp = check_weights(weights), namespace_of(weights=weights)
+    layers, N = a.shape[0], a.shape[-1]
+    z, projections = Normal(a, dim), Normal(a, dim)
+
+    def size_of(x: Array) -> Array:
+        return xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True))
+
+    def draw(generator: Any, count: int) -> tuple[Any, ...]:
+        signal = z.draw(generator, count, N) + mean_square**0.5
+        noise = sigma * z.draw(generator, count, N)
+        for layer in range(layers):
+            W = projections.draw(generator, count, dim) * (gain / dim**0.5)  # E W W^T = gain^2 I
+            size = size_of(signal + noise) if normalisation == "pre" else 1.0
+            signal, noise = (x + xp.matmul(xp.matmul(a[layer, ...], x / size), W) for x in (signal, noise))
+            if normalisation == "post":
+                size = size_of(signal + noise)
+                signal, noise = signal / size, noise / size
+        return squared(signal), squared(noise)
+
+    return Sampler(draw, (N,), 2 * N * dim + layers * dim * dim, wanted)
