@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import __version__
+from . import __version__, _noise_command
 
 __all__ = ["main"]
 
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_limits(replay)
     replay.set_defaults(run=_replay)
     _add_vectors(commands)
+    _noise_command.add_parser(commands)
     info = commands.add_parser("info", help="show libraries, versions, devices and built-in targets")
     info.set_defaults(run=_info)
     return parser
