@@ -214,7 +214,7 @@ def dpa(query: Any, key: Any, value: Any, dtype: str = "float32", name: str = "j
     return jax.nn.dot_product_attention(*arrays, **keywords)
 
 
-@shows("IA-S-01 IA-S-03 IA-G-04", "jax-dpa")
+@shows("IA-S-01 IA-S-03[bfloat16] IA-S-03[float32] IA-S-03[float64] IA-G-04", "jax-dpa")
 @shows("IA-S-01 IA-G-04", "flax")
 def jax_gives_the_mean(name: str, label: str) -> str:
     import jax
