@@ -74,8 +74,8 @@ def depth_snr(
     wide = check_weights(weights)
     if weights.ndim < 3 or weights.shape[-1] != weights.shape[-2]:
         raise ValueError(f"`weights` must have the axes (..., L, N, N); got shape {tuple(weights.shape)} [IA-X-35]")
-    sigma = check_number("sigma", sigma, positive=True)
-    gain, mean_square = check_number("gain", gain), check_number("mean_square", mean_square)
+    sigma = check_number("sigma", sigma, positive=True, scalar=True)
+    gain, mean_square = (check_number(n, x, scalar=True) for n, x in (("gain", gain), ("mean_square", mean_square)))
     check_choice("normalisation", normalisation, (None, "pre", "post"))
     xp, N = namespace_of(weights=weights), weights.shape[-1]
     eye = xp.eye(N, dtype=wide.dtype, device=device(wide))

@@ -69,13 +69,15 @@ def check_weights(weights: Array) -> Array:
     return wide
 
 
-def check_number(name: str, number: Any, *, positive: bool = False) -> Any:
-    """A finite number that is not negative, or an array of such (IA-X-37)."""
+def check_number(name: str, number: Any, *, positive: bool = False, scalar: bool = False) -> Any:
+    """A finite number that is not negative, or, unless it is to be a scalar, an array of such (IA-X-37)."""
     rule = "positive" if positive else "not negative"
     if isinstance(number, Real) and not isinstance(number, bool):
         if not (math.isfinite(number) and (float(number) > 0 or (number == 0 and not positive))):
             raise ValueError(f"`{name}` must be finite and {rule}; got {number} [IA-X-37]")
         return number
+    if scalar:
+        raise TypeError(f"`{name}` must be a real number; got {type(number).__name__} [IA-X-37]")
     if isinstance(number, bool) or not hasattr(number, "dtype"):
         raise TypeError(f"`{name}` must be a real number or an array; got {type(number).__name__} [IA-X-37]")
     xp = namespace_of(**{name: number})

@@ -51,6 +51,11 @@ class Normal:
     """Independent tokens with a mean and a covariance, on the library, dtype and device of an array."""
 
     def __init__(self, like: Array, dim: int, mean: Any = None, covariance: Any = None) -> None:
+        for name, array, axes in (("mean", mean, 1), ("covariance", covariance, 2)):
+            if array is not None and array.ndim != axes:
+                raise ValueError(
+                    f"a simulation draws tokens of one {name}, with {axes} axes; got {tuple(array.shape)} [IA-X-35]"
+                )
         self.like, self.dim = like, dim
         self.mean = None if mean is None else to_library(mean, np, dtype="float64")
         self.factor = None if covariance is None else _root(to_library(covariance, np, dtype="float64"))

@@ -36,6 +36,7 @@ def noise_energy(weights: Array, sigma: float, **keywords: Any) -> Sampler:
     >>> noise_energy(np.full(4, 0.25), 0.5, dim=8).theory.item()
     0.5
     """
+    check_number("sigma", sigma, scalar=True)
     wanted = theory.noise_energy(weights, sigma, **keywords)
     dim, spread, W = pick(keywords, "dim", "noise_covariance", "projection")
     d, a = width(dim, weights, noise_covariance=spread, projection=W), check_weights(weights)
@@ -99,7 +100,7 @@ def snr(weights: Array, sigma: float, **keywords: Any) -> Sampler:
     >>> snr(np.full(4, 0.25), 0.5, dim=8).theory.item()
     4.0
     """
-    check_number("sigma", sigma, positive=True)
+    check_number("sigma", sigma, positive=True, scalar=True)
     wanted = theory.snr(weights, sigma, **keywords)
     dim, mean, spread, noisy, W = pick(keywords, "dim", "mean", "covariance", "noise_covariance", "projection")
     d = width(dim, weights, mean=mean, covariance=spread, noise_covariance=noisy, projection=W)

@@ -33,7 +33,7 @@ def multi_head_snr(weights: Array, sigma: float, **keywords: Any) -> Sampler:
     >>> multi_head_snr(np.full((2, 1, 4), 0.25), 0.5, dim=8).theory
     array([4.])
     """
-    check_number("sigma", sigma, positive=True)
+    check_number("sigma", sigma, positive=True, scalar=True)
     wanted = theory.multi_head_snr(weights, sigma, **keywords)
     dim, mean, spread, noisy, V, out = pick(
         keywords, "dim", "mean", "covariance", "noise_covariance", "value_projection", "output_projection"

@@ -62,7 +62,7 @@ def query_noise_energy(query: Array, key: Array, value: Array, sigma: float, *, 
 
 
 def _perturbed(what: str, query: Array, key: Array, value: Array, sigma: float, scale: float | None) -> Sampler:
-    check_number("sigma", sigma)
+    check_number("sigma", sigma, scalar=True)
     weights, clean = attention_weights(query, key, scale=scale), indirect_attention(query, key, value, scale=scale)
     xp = namespace_of(query=query)
     wanted = (
