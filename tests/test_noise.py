@@ -315,6 +315,11 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         r"`covariance` must be positive semidefinite; an eigenvalue is -1 \[IA-X-36\]",
     ),
+    "more than correlated": (
+        lambda: noise.misalignment_energy(A, cross_covariance=1.5 * np.eye(2)),
+        ValueError,
+        r"`covariance of x and y together` must be positive semidefinite; an eigenvalue is -0.5 \[IA-X-36\]",
+    ),
     "sigma": (
         lambda: noise.noise_energy(A, -1.0, dim=2),
         ValueError,

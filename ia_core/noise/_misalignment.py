@@ -23,6 +23,7 @@ from .._arrays import Array, Namespace, device, namespace_of
 from ._inputs import (
     Given,
     check_choice,
+    check_covariance,
     check_weights,
     covariance_energy,
     given,
@@ -227,6 +228,11 @@ def difference(xp: Namespace, d: int, arrays: Given, like: Array) -> Difference:
     if mean_x is not None:
         mean = -mean_x if mean is None else mean - mean_x
     eye = xp.eye(d, dtype=like.dtype, device=device(like))
-    covariance = arrays.get("covariance_x", eye) + arrays.get("covariance_y", eye)
-    cross = arrays.get("cross_covariance")
-    return Difference(mean, covariance if cross is None else covariance - cross - xp.matrix_transpose(cross))
+    x, y, cross = arrays.get("covariance_x", eye), arrays.get("covariance_y", eye), arrays.get("cross_covariance")
+    if cross is None:
+        return Difference(mean, x + y)
+    x, y, cross = xp.broadcast_arrays(x, y, cross)
+    back = xp.matrix_transpose(cross)
+    joint = xp.concat([xp.concat([x, cross], axis=-1), xp.concat([back, y], axis=-1)], axis=-2)
+    check_covariance("covariance of x and y together", joint)
+    return Difference(mean, x + y - cross - back)
