@@ -138,6 +138,8 @@ def _rows_of(name: str, weights: Any, options: argparse.Namespace) -> list[dict[
         found = simulate.run(sampler, precision=options.simulate, seed=options.seed, progress=True)
         for row, measured, error in zip(rows, found.mean, found.standard_error, strict=True):
             row |= {"SNR measured": float(measured), "standard error": float(error)}
+        if not found.complete:
+            print(f"ia-core: {name}: interrupted at a precision of {found.precision:.2g}", file=sys.stderr)
     return rows
 
 

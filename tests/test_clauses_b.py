@@ -236,3 +236,10 @@ def test_room_is_made_before_xla_runs_out_of_memory_maps(monkeypatch: pytest.Mon
         monkeypatch.setattr(_libraries, "MAPS", maps)
         judge(references()[f"reference-{library}"](), CLAUSES["IA-F-01"])
         assert len(cleared) == times
+
+
+def test_a_slow_implementation_is_tried_on_fewer_cases() -> None:
+    slow = dataclasses.replace(references()["reference-numpy"](), most_cases=2)
+    assert judge(slow, CLAUSES["IA-F-01"], profile="full").examples == 2
+    with pytest.raises(ValueError, match=r"`most_cases` must be at least 1; got 0 \[IA-X-21\]"):
+        dataclasses.replace(slow, most_cases=0)
