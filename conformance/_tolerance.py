@@ -49,7 +49,8 @@ class ForwardBound(NamedTuple):
 class Rounding(NamedTuple):
     """Unit roundoffs of the working precision, of rounded scores and weights (0: not rounded), and of the output.
 
-    ``flush`` and ``flush_out`` are the smallest normal numbers (the step, in float16) of the first and the last.
+    ``flush``, ``flush_work`` and ``flush_out`` are the smallest normal numbers (the step, in float16) of exponentials,
+    of the working precision, which is that of products, and of the output.
     """
 
     u: float
@@ -57,6 +58,7 @@ class Rounding(NamedTuple):
     weights: float
     out: float
     flush: float
+    flush_work: float
     flush_out: float
 
 
@@ -76,6 +78,7 @@ def rounding_of(dtype: str, arithmetic: str = "standard") -> Rounding:
         weights=own if arithmetic in ("weights", "scores") else 0.0,
         out=max(own, _UNIT[work]) if arithmetic == "float32" else own,
         flush=_SMALLEST[dtype] if arithmetic != "standard" and _UNIT[dtype] > _UNIT["float32"] else _SMALLEST[work],
+        flush_work=_SMALLEST[work],
         flush_out=max(_SMALLEST[dtype], _SMALLEST[work]),
     )
 
@@ -101,8 +104,9 @@ def forward_bound(case: Case, truth: Forward, rounding: Rounding | None = None) 
         moved = factor * np.sum(grown[..., None] * distance, axis=-2)
         sizes = factor * np.matmul(a + grown, np.abs(value))
     moved = np.fmin(moved, np.max(np.where(allowed, distance, 0.0), axis=-2, initial=0.0))
-    # Exponentials below the smallest normal number are flushed to 0: each loses that much of its value.
-    flushed = N * r.flush * largest
+    # Exponentials below the smallest normal number are flushed to 0: each loses that much of its value. So are products
+    # of weights and values, or they are rounded to the step.
+    flushed = N * (r.flush * largest + r.flush_work)
     summed = ((2 * _c(N) + 8) * r.u + 2 * r.weights) * np.fmin(sizes, largest)  # of products, and of exponentials
     before = moved + summed + flushed
     rounded = r.out * (np.abs(o) + before) + r.flush_out
@@ -152,7 +156,7 @@ def gradient_bound(
     A cotangent of the lse is taken away from r; that of a position bias is for its dense form.
     """
     rounding = rounding or rounding_of(case.dtype, case.arithmetic)
-    u, u_half = rounding.u, rounding.weights
+    u, u_half, step = rounding.u, rounding.weights, rounding.flush_work
     a, value, key = truth.weights, _spread_heads(case, case.value), _spread_heads(case, case.key)
     query, do = case.query.astype(np.float64), np.abs(cotangent.astype(np.float64))
     scale = 1 / math.sqrt(query.shape[-1]) if case.scale is None else case.scale
@@ -165,16 +169,18 @@ def gradient_bound(
     near = a + da
     t = np.matmul(cotangent.astype(np.float64), np.swapaxes(value, -1, -2))
     t_abs = np.matmul(do, np.abs(np.swapaxes(value, -1, -2)))
-    dt = (_c(Dv) + 1) * u * t_abs + u_half * np.abs(t)
+    dt = (_c(Dv) + 1) * u * t_abs + u_half * np.abs(t) + Dv * step
     r = np.sum(a * t, axis=-1, keepdims=True)
     # r is summed either over j or, as <do, o>, over the width: both orders must pass.
     dr = np.sum(da * np.abs(t) + near * dt, axis=-1, keepdims=True)
     dr = dr + ((_c(N) + _c(Dv) + 4) * u + u_half) * np.sum(near * t_abs, axis=-1, keepdims=True)
+    dr = dr + step * (N + Dv + N * np.sum(do, axis=-1, keepdims=True))  # products below the step: of r, or of o
     if lse_cotangent is not None:
         r = r - lse_cotangent.astype(np.float64)[..., None]
         dr = dr + u * np.abs(lse_cotangent.astype(np.float64))[..., None]
     dds = da * np.abs(t - r) + near * (dt + dr) + 3 * u * near * (np.abs(t) + np.abs(r))
     ds = np.abs(grad.scores) + dds
+    flushed = np.where(np.isfinite(truth.scores), rounding.flush + 2 * step, 0.0)
     dds, da = dds + 2 * u_half * ds + flushed, da + u_half * near  # rounded once more, and again head by head
     group = query.shape[-3] // case.key.shape[-3] if case.key.shape[-3] else 1
     bounds = {
@@ -188,6 +194,8 @@ def gradient_bound(
         count = max(1, ds.size // max(1, math.prod(shape)))
         bounds["bias"] = _sum_to(dds + (_c(count) + 1) * u * ds, shape)
     truths: Any = {"query": grad.query, "key": grad.key, "value": grad.value, "bias": grad.bias}
+    for name, products in {"query": N, "key": M * group, "value": M * group}.items():
+        bounds[name] = bounds[name] + max(1.0, scale) * products * step
     return {
         name: bound + rounding.out * (np.abs(truths[name].high) + bound) + max(1, group) * rounding.flush_out
         for name, bound in bounds.items()
