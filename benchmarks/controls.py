@@ -1,6 +1,7 @@
 """False alarms and margins: every correct implementation found here, judged by every clause with many seeds.
 
-    python benchmarks/controls.py run [--seeds 20] [--profile full] [--workers 2] [--only NAME ...] [--out FILE]
+    python benchmarks/controls.py run [--seeds 20] [--profile full] [--family F] [--workers 2] [--only NAME ...]
+        [--out FILE]
     python benchmarks/controls.py report [--out FILE]
 
 ``run`` judges the reference, our fast paths and the kernels of others in every dtype that they take; a failure that no
@@ -8,7 +9,7 @@ adapter declares is a false alarm, or a bug that nobody knew. It also counts, fo
 compared elements by error / bound. What it finds is added to FILE, implementation by implementation and seed by seed:
 seeds that FILE has are not judged again, and a run that was stopped goes on where it was. A new version of anything
 that takes part, or a change of our own code (comments aside), begins a new FILE. The exit status is 0 only if nothing
-is missing and nobody was accused. ``report`` writes docs/generated/controls.md and the figure from FILE.
+is missing and nobody was accused. ``report`` writes a table that is named like FILE, and, of all families, the figure.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from typing import Any
 import numpy as np
 
 from ia_core.backends import indirect_attention
-from ia_core.conformance import CLAUSES, Implementation, judge
+from ia_core.conformance import CLAUSES, FAMILIES, Clause, Implementation, judge
 from ia_core.conformance._clause import Comparison, observing
 from ia_core.conformance._libraries import has_device
 from ia_core.conformance._own import DTYPES, fast_paths, references
@@ -77,6 +78,8 @@ def main() -> int:
     some.add_argument("--profile", required=True)
     some.add_argument("--names", nargs="+", required=True)
     report = what.add_parser("report")
+    for sub in (run, some):
+        sub.add_argument("--family", choices=("", *FAMILIES), default="")
     for sub in (run, some, report):
         sub.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -128,7 +131,7 @@ def _chunks(group: list[str], seeds: int) -> list[range]:
 
 
 def _part(seed: int, group: list[str], options: argparse.Namespace) -> Path:
-    known = zlib.crc32(json.dumps([group, _about(options.profile)]).encode())
+    known = zlib.crc32(json.dumps([group, _about(options.profile, options.family)]).encode())
     return options.out.with_suffix(".parts") / f"{known:08x}-{seed}-{_short(group)}.json"
 
 
@@ -141,6 +144,7 @@ def _missing(seeds: Iterable[int], group: list[str], record: dict[str, Any], opt
 
 def _start(seeds: list[int], group: list[str], options: argparse.Namespace) -> str:
     words = [sys.executable, __file__, "some", "--profile", options.profile, "--out", str(options.out)]
+    words += ["--family", options.family] if options.family else []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     if group[0].startswith("keras-"):
         environment["KERAS_BACKEND"] = group[0].removeprefix("keras-")
@@ -165,14 +169,15 @@ def run_some(options: argparse.Namespace) -> int:
         found: dict[str, Any] = {one.name: {"outcomes": {}, "histograms": {}, "worst": {}} for one in implementations}
         alarms: list[dict[str, Any]] = []
         # Clause by clause and dtype by dtype: what is drawn and its truth are still remembered.
-        for clause in CLAUSES.values():
+        for clause in _clauses(options.family):
             if seed != options.these[0] and (clause.fixed or clause.label in SWEEPS):
                 continue
             for dtype in DTYPES:
                 for one in implementations:
-                    if dtype in dtypes_of(one, clause, options.profile):
+                    # A family is judged in every dtype also in quick.
+                    if dtype in dtypes_of(one, clause, "full" if options.family else options.profile):
                         _judge(one, clause.label, dtype, seed, options.profile, found[one.name], alarms)
-        facts = {"seed": seed, "about": _about(options.profile), "found": found, "alarms": alarms}
+        facts = {"seed": seed, "about": _about(options.profile, options.family), "found": found, "alarms": alarms}
         facts["seconds"] = round(time.monotonic() - began, 1)
         _write(_part(seed, options.names, options), facts)
     return 0
@@ -217,7 +222,7 @@ def _judge(
 
 def _record(options: argparse.Namespace) -> dict[str, Any]:
     """What FILE has so far; nothing, if it was found by other versions or in another profile."""
-    about = _about(options.profile)
+    about = _about(options.profile, options.family)
     new = {"date": datetime.date.today().isoformat(), **about, "found": {}, "alarms": []}
     if not options.out.exists():
         return new
@@ -226,7 +231,7 @@ def _record(options: argparse.Namespace) -> dict[str, Any]:
 
 
 @functools.cache
-def _about(profile: str) -> dict[str, Any]:
+def _about(profile: str, family: str) -> dict[str, Any]:
     """What results belong to."""
     versions = {"python": platform.python_version()}
     for library in (*LIBRARIES, *PEERS):
@@ -241,13 +246,18 @@ def _about(profile: str) -> dict[str, Any]:
         "versions": versions,
         "code": code.hexdigest()[:16],
         "profile": profile,
-        "clauses": len(CLAUSES),
+        "clauses": len(_clauses(family)),
+        **({"family": family} if family else {}),
     }
+
+
+def _clauses(family: str) -> list[Clause]:
+    return [clause for clause in CLAUSES.values() if clause.family == (family or clause.family)]
 
 
 def _gathered(record: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """The record with all finished parts, each seed of an implementation once."""
-    about = _about(options.profile)
+    about = _about(options.profile, options.family)
     for path in sorted(options.out.with_suffix(".parts").glob("*.json")):
         part = json.loads(path.read_text(encoding="utf-8"))
         if part["about"] != about:
@@ -271,12 +281,13 @@ def _gathered(record: dict[str, Any], options: argparse.Namespace) -> dict[str, 
 def write_report(options: argparse.Namespace) -> int:
     """The table and the figure of the results."""
     data = json.loads(options.out.read_text(encoding="utf-8"))
+    of_family = f" of family {data['family']}, in every dtype" if "family" in data else ""
     lines = [
-        "% Written by benchmarks/controls.py from docs/results/controls.json.",
+        f"% Written by benchmarks/controls.py from docs/results/{options.out.name}.",
         "",
         f"{data['date']}, {data['machine']['cpus']} processors ({data['machine']['processor']}), "
         + ", ".join(f"{name} {version}" for name, version in data["versions"].items())
-        + f". Profile {data['profile']}, {data['clauses']} clauses.",
+        + f". Profile {data['profile']}, {data['clauses']} clauses{of_family}.",
         "",
         "| implementation | seeds | dtype | pass | deviation | not supported | false alarms "
         "| compared | median | largest |",
@@ -304,9 +315,12 @@ def write_report(options: argparse.Namespace) -> int:
         f"{a['implementation']}, {a['clause']}, {a['dtype']}, seed {a['seed']}: {a['text'].splitlines()[1]}"
         for a in data["alarms"]
     ]
-    lines += ["", *([f"- {one}" for one in accused] or ["Nobody was accused falsely."])]
-    _write_text(ROOT / "docs/generated/controls.md", "\n".join(lines) + "\n")
-    draw(data, ROOT / "docs/_static/margins.svg")
+    runs = sum(len(facts["seeds"]) * len(facts["outcomes"]) for facts in data["found"].values())
+    nobody = f"Nobody was accused falsely, in {runs} runs of an implementation in a dtype."
+    lines += ["", *([f"- {one}" for one in accused] or [nobody])]
+    _write_text(ROOT / f"docs/generated/{options.out.stem}.md", "\n".join(lines) + "\n")
+    if not of_family:
+        draw(data, ROOT / "docs/_static/margins.svg")
     for alarm in data["alarms"]:
         print(f"seed {alarm['seed']} {alarm['implementation']}: {alarm['text']}\n")
     print(f"{len(data['alarms'])} false alarms")

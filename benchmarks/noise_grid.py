@@ -1,9 +1,10 @@
 """Every closed form of ia_core.noise against simulation, over a grid of widths, lengths, heads, sharpnesses and means.
 
-    python benchmarks/noise_grid.py [--library numpy torch jax] [--precision 0.003] [--out FILE]
+    python benchmarks/noise_grid.py [--library numpy torch jax] [--precision 0.003] [--workers 2] [--out FILE]
 
-For each width d and length n the tokens, the other sequence and the noise are drawn once; all heads, sharpnesses and
-means read them. The record has, for every comparison, how many standard errors lie between simulation and theory.
+For each length n the tokens, the other sequence and the noise are drawn once; all widths (which cut the same columns
+into samples), heads, sharpnesses and means read them. The record has, for every comparison, how many standard errors
+lie between simulation and theory.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import datetime
 import importlib.metadata
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +37,36 @@ WIDTHS, LENGTHS, HEADS = (4, 16, 64, 256), (1, 8, 64, 512), (1, 4, 8)
 SHARPNESSES = (0.0, 1.0, 4.0)  # of normal scores: uniform, soft, nearly one-hot
 MEANS = (0.0, 0.5)
 SIGMA, SEED, LIMIT = 0.7, 20261125, 4.0
+# Columns of a block: what a width of d cuts into columns / d samples. No verdict on the precision before LEAST samples.
+COLUMNS, LEAST = {1: 2**17, 8: 2**17, 64: 2**16, 512: 2**14}, 256
+# The slowest first.
+PARTS = ("512", "64", "8", "1", "others")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--library", nargs="*", default=["numpy", "torch", "jax"])
     parser.add_argument("--precision", type=float, default=0.003)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    began = time.monotonic()
+    jobs = [(library, part) for part in PARTS for library in filter(has_device, options.library)]
+    rows: dict[str, list[dict[str, Any]]] = {library: [] for library, _ in jobs}
+    with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
+        running = {pool.submit(_rows, *job, options.precision): job for job in jobs}
+        for future in as_completed(running):
+            library, part = running[future]
+            rows[library] += future.result()
+            print(f"{time.monotonic() - began:.0f} s: {library}, {part}", flush=True)
+    seconds = round(time.monotonic() - began, 1)
     records: dict[str, Any] = {}
-    for library in filter(has_device, options.library):
-        began = time.monotonic()
-        rows = list(_rows(library, options.precision))
-        worst = max(rows, key=lambda row: abs(row["off"]))
-        seconds = round(time.monotonic() - began, 1)
-        beyond = [row for row in rows if abs(row["off"]) > LIMIT]
-        records[library] = {"seconds": seconds, "comparisons": len(rows), "worst": worst, "beyond": beyond}
-        records[library]["histogram"] = np.histogram([abs(r["off"]) for r in rows], np.arange(0, 6.5, 0.5))[0].tolist()
-        print(f"{library}: {len(rows)} comparisons in {seconds:.0f} s, the farthest {worst}", flush=True)
+    for library, some in rows.items():
+        worst = max(some, key=lambda row: abs(row["off"]))
+        beyond = [row for row in some if abs(row["off"]) > LIMIT]
+        records[library] = {"comparisons": len(some), "worst": worst, "beyond": beyond}
+        records[library]["histogram"] = np.histogram([abs(r["off"]) for r in some], np.arange(0, 6.5, 0.5))[0].tolist()
+        print(f"{library}: {len(some)} comparisons, the farthest {worst}", flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("numpy", *(n for n in records if n != "numpy"))}
     facts = {
         "date": datetime.date.today().isoformat(),
@@ -59,6 +74,8 @@ def main() -> int:
         "versions": {"python": platform.python_version(), **versions},
         "grid": {"d": WIDTHS, "n": LENGTHS, "heads": HEADS, "sharpness": SHARPNESSES, "mean": MEANS, "sigma": SIGMA},
         "precision": options.precision,
+        "seconds": seconds,
+        "workers": options.workers,
         "seed": SEED,
         "libraries": records,
     }
@@ -68,10 +85,31 @@ def main() -> int:
     return int(any(record["beyond"] for record in records.values()))
 
 
-def _rows(library: str, precision: float) -> Any:
-    for d, n in itertools.product(WIDTHS, LENGTHS):
-        sampler, names = bundle(d, n, library)
-        yield from _compared(sampler, names, precision, {"d": d, "n": n})
+def _rows(library: str, part: str, precision: float) -> list[dict[str, Any]]:
+    if library == "torch":
+        import torch
+
+        torch.set_num_threads(1)
+    return list(_others(library, precision) if part == "others" else _of_length(int(part), library, precision))
+
+
+def _of_length(n: int, library: str, precision: float) -> Any:
+    """Block by block for all widths that are not yet precise enough, so that they can share the block's draws."""
+    products = _Products()
+    made = {d: bundle(d, n, library, products) for d in WIDTHS}
+    found: dict[int, simulate.Result] = {}
+    waiting, index = list(WIDTHS), 0
+    while waiting:
+        for d in waiting:
+            state = found[d].state if d in found else None
+            found[d] = simulate.run(made[d][0], seed=SEED, blocks=[index], block_bytes=24 * n * COLUMNS[n], state=state)
+        index += 1
+        waiting = [d for d in waiting if found[d].samples < LEAST or found[d].precision > precision]
+    for d in WIDTHS:
+        yield from _offs(found[d], *made[d], {"d": d, "n": n})
+
+
+def _others(library: str, precision: float) -> Any:
     for d, n in itertools.product((4, 16), (8, 64)):
         for what in ("key", "query"):
             rng = np.random.default_rng([SEED, d, n])
@@ -86,7 +124,10 @@ def _rows(library: str, precision: float) -> Any:
 
 
 def _compared(sampler: Sampler, names: list[str], precision: float, where: dict[str, Any]) -> Any:
-    found = simulate.run(sampler, precision=precision, seed=SEED)
+    yield from _offs(simulate.run(sampler, precision=precision, seed=SEED), sampler, names, where)
+
+
+def _offs(found: simulate.Result, sampler: Sampler, names: list[str], where: dict[str, Any]) -> Any:
     wanted = np.ravel(from_library(sampler.theory)[0])
     off = (np.ravel(found.mean) - wanted) / np.ravel(found.standard_error)
     for name, value, distance in zip(names, wanted, off, strict=True):
@@ -100,7 +141,25 @@ def _weights(rows: int, sharpness: float, n: int) -> np.ndarray:
     return raised / raised.sum(axis=-1, keepdims=True)
 
 
-def bundle(d: int, n: int, library: str) -> tuple[Sampler, list[str]]:
+class _Products:
+    """Weights times a block of normal numbers, three times: remembered for the block that was asked for last."""
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._kept: list[Any] = []
+
+    def of(self, generator: Any, rows: Any, columns: int) -> list[Any]:
+        """Three arrays (rows, columns)."""
+        key = (str(generator.bit_generator.state["state"]), columns)
+        if key != self._key:
+            xp = array_namespace(rows)
+            shape = (rows.shape[-1], columns)
+            self._kept = [xp.matmul(rows, place(generator.standard_normal(shape), rows)) for _ in range(3)]
+            self._key = key
+        return self._kept
+
+
+def bundle(d: int, n: int, library: str, products: _Products) -> tuple[Sampler, list[str]]:
     """All quantities of all heads and sharpnesses from the same draws; energies have a denominator of 1."""
     rng = np.random.default_rng([SEED, d, n])
     blocks, theory, names = [], [], []
@@ -116,7 +175,12 @@ def bundle(d: int, n: int, library: str) -> tuple[Sampler, list[str]]:
             names += [head + what for what in ("noise", "signal", "snr", "misalignment", "misalignment snr")]
     like = to_library(np.zeros(1), library)
     rows, maps = place(np.concatenate([a for a, _ in blocks]), like), [(len(a), place(V, like)) for a, V in blocks]
-    sampler = Sampler(lambda g, count: _draw(g, count, d, n, rows, maps), (len(names),), 3 * n * d, np.asarray(theory))
+    sampler = Sampler(
+        lambda g, count: _draw(products.of(g, rows, count * d), d, rows, maps),
+        (len(names),),
+        3 * n * d,
+        np.asarray(theory),
+    )
     return sampler, names
 
 
@@ -132,27 +196,24 @@ def _closed_forms(a: Any, V: Any, mean: Any) -> list[Any]:
     ]
 
 
-def _draw(generator: Any, count: int, d: int, n: int, rows: Any, maps: list[tuple[int, Any]]) -> tuple[Any, Any]:
+def _draw(drawn: list[Any], d: int, rows: Any, maps: list[tuple[int, Any]]) -> tuple[Any, Any]:
     xp = array_namespace(rows)
-    drawn = [place(generator.standard_normal((n, count * d)), rows) for _ in range(3)]
-    of_x, of_y, of_noise = (xp.reshape(xp.matmul(rows, z), (rows.shape[0], count, d)) for z in drawn)
+    of_x, of_y, of_noise = (xp.reshape(z, (rows.shape[0], -1, d)) for z in drawn)
     sums = xp.sum(rows, axis=-1)[:, None, None]  # what a common mean is multiplied by
     over, under, at = [], [], 0
     for H, V in maps:
         some = slice(at, at + H)
         at += H
         V3 = xp.permute_dims(xp.reshape(V, (d, H, -1)), (1, 0, 2))
-
-        def energy(o: Any, V3: Any = V3) -> Any:
-            return xp.sum(xp.matmul(o, V3) ** 2, axis=(0, 2))  # (count,)
-
-        noisy = energy(SIGMA * of_noise[some, ...])
+        x, moved, noisy = (xp.matmul(o[some, ...], V3) for o in (of_x, of_y - of_x, SIGMA * of_noise))
+        mean = sums[some, ...] * xp.sum(V3, axis=1, keepdims=True)  # of a mean of 1 in every component
+        noise_energy = xp.sum(noisy**2, axis=(0, 2))  # (count,)
+        one = xp.ones_like(noise_energy)
         for shift in MEANS:
-            signal = energy(of_x[some, ...] + shift * sums[some, ...])
-            moved = energy(of_y[some, ...] - of_x[some, ...] - 4 * shift * sums[some, ...])
-            one = xp.ones_like(noisy)
-            over += [noisy, signal, signal, moved, signal]
-            under += [one, one, noisy, one, moved]
+            signal = xp.sum((x + shift * mean) ** 2, axis=(0, 2))
+            gamma = xp.sum((moved - 4 * shift * mean) ** 2, axis=(0, 2))
+            over += [noise_energy, signal, signal, gamma, signal]
+            under += [one, one, noise_energy, one, gamma]
     return xp.stack(over, axis=-1), xp.stack(under, axis=-1)
 
 

@@ -11,6 +11,7 @@ from . import (  # noqa: F401
     _forward,
     _gradients,
     _layout,
+    _noise_laws,
     _precision,
     _resources,
     _special,

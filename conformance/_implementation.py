@@ -99,7 +99,8 @@ class Implementation:
     few_shapes : bool, optional
         Draw few different shapes, because each costs a compilation; by default for jax.
     most_cases : int, optional
-        No clause tries more than so many cases; for an implementation that takes long for each call.
+        No clause tries more than so many cases, and the noise laws look at fewer samples; for an implementation that
+        takes long for each call.
     vjp : callable, optional
         ``vjp(cotangent, query, key, value, bias=..., ...)`` giving gradients for query, key, value and bias; by
         default the library's automatic differentiation of ``fn``.

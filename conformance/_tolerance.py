@@ -30,7 +30,16 @@ from ia_core import PositionBias
 from ._case import Case
 from ._oracle import Forward, Gradient
 
-__all__ = ["ARITHMETICS", "ForwardBound", "Rounding", "forward_bound", "gradient_bound", "rounding_of", "unit_roundoff"]
+__all__ = [
+    "ARITHMETICS",
+    "ForwardBound",
+    "Rounding",
+    "average_bound",
+    "forward_bound",
+    "gradient_bound",
+    "rounding_of",
+    "unit_roundoff",
+]
 
 _UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 _SMALLEST = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}
@@ -113,6 +122,24 @@ def forward_bound(case: Case, truth: Forward, rounding: Rounding | None = None) 
     with np.errstate(invalid="ignore"):
         own = np.where(np.isinf(truth.lse.high), 0.0, 2 * (r.u + r.scores) * np.abs(truth.lse.high))
     return ForwardBound(before + rounded, moved_lse + (_c(N) + 8) * r.u + 2 * r.weights + own)
+
+
+def average_bound(case: Case, truth: Forward, largest: float, got: np.ndarray) -> np.ndarray:
+    """The bound of the output for other values than the case's: any that are at most ``largest`` in size.
+
+    ``got`` (..., H, M, Dv) is a computed output, whose size decides how it was rounded; ``case`` and ``truth`` give the
+    weights, and may lack leading axes of ``got``.
+    """
+    r = rounding_of(case.dtype, case.arithmetic)
+    grown, moved_lse = _moved_weights(truth, score_error(case, truth, r))
+    N = truth.weights.shape[-1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        # |v_j - o| = (1 - a_j) |v_j - the average of the other values|, which is at most twice the largest.
+        moved = 2 * np.exp(moved_lse) * np.sum(grown * (1 - truth.weights), axis=-1)
+    before = np.fmin(moved, 2.0) + (2 * _c(N) + 8) * r.u + 2 * r.weights + N * r.flush
+    before = (largest * before + N * r.flush_work)[..., None]
+    # |o| <= (|got| + before + flush_out) / (1 - out), and out is at most 2^-8.
+    return before + 1.01 * r.out * (np.abs(got) + 2 * before + r.flush_out) + r.flush_out
 
 
 def _moved_weights(truth: Forward, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

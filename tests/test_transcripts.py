@@ -1,4 +1,4 @@
-"""The session that docs/conformance.md shows comes out as it stands there."""
+"""The sessions that the docs show come out as they stand there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 from .transcripts import BLOCK, comparable, played
 
-PAGE = Path(__file__).parents[1] / "docs/conformance.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = DOCS / "conformance.md"
 
 
 def test_session_comes_out_as_shown(tmp_path: Path) -> None:
@@ -16,6 +17,13 @@ def test_session_comes_out_as_shown(tmp_path: Path) -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert sum(1 for match in BLOCK.finditer(text) if not match["file"]) == 3
     assert comparable(played(text, tmp_path)) == comparable(text)
+
+
+def test_thresholds_come_out_as_shown(tmp_path: Path) -> None:
+    """To the last digit: closed forms, of weights from a seed."""
+    text = (DOCS / "noise.md").read_text(encoding="utf-8")
+    assert sum(1 for _ in BLOCK.finditer(text)) == 1
+    assert played(text, tmp_path) == text
 
 
 def test_numbers_alone_are_free() -> None:

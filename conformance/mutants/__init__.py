@@ -10,6 +10,7 @@ from . import (  # noqa: F401
     _gradients,
     _inputs,
     _masks,
+    _noises,
     _positions,
     _precisions,
     _softmaxes,

@@ -25,6 +25,7 @@ FAMILIES = {
     "grouped": "heads that share keys",
     "strides": "memory layout",
     "gradients": "gradients",
+    "noise": "randomness, and values and weights made coarser",
     "state": "determinism, state and side effects",
     "transforms": "compiled, vectorised and differentiated by a framework",
     "input": "bad input let through",

@@ -1,0 +1,48 @@
+"""The figure of the noise theory: its script takes other sizes, and its committed data agree with the closed forms."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ia_core import noise
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "docs/results/thresholds.json"
+
+
+def test_one_panel_with_other_sizes() -> None:
+    words = ["--panel", "c", "--dim", "2", "8", "--n", "4", "--shift", "2"]
+    ended = subprocess.run(
+        [sys.executable, str(ROOT / "docs/figures/thresholds.py"), *words], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    rows = json.loads((ROOT / "build/thresholds.json").read_text())["rows"]
+    assert {(row["panel"], row["d"], row["shift"]) for row in rows} == {("c", 2, 2.0), ("c", 8, 2.0)}
+    one_hot = [row["theory"] for row in rows if row["weights"] == "one-hot"]
+    assert one_hot == [2 * d + 4 * d for d in (2, 8)] == [row["paper"] for row in rows if row["weights"] == "one-hot"]
+    assert (ROOT / "build/thresholds.svg").stat().st_size > 1000
+    assert "standard errors off" in ended.stdout
+
+
+def test_committed_data_agree_with_the_closed_forms() -> None:
+    """72 dots with one seed: none is off by more than 5 standard errors, as 1 in 20,000 such figures would have one."""
+    rows = json.loads(DATA.read_text())["rows"]
+    assert {row["panel"] for row in rows} == set("abcd") and len(rows) == 72
+    for row in rows:
+        error = (row["high"] - row["low"]) / 3.92
+        assert abs(row["mean"] - row["theory"]) <= 5 * error + 1e-12, row
+        if row["panel"] == "a":
+            assert np.isclose(row["theory"], 1 / row["sigma"] ** 2)
+        if row["panel"] == "d":
+            wanted = 1 + row["n_eff"] * row["mean_of_tokens"] ** 2
+            assert np.isclose(row["theory"], wanted)
+        if row["panel"] in "bc":
+            a = np.eye(64)[0] if row.get("weights") == "one-hot" else np.full(64, 1 / 64)
+            means = {"mean_x": np.zeros(row["d"]), "mean_y": np.full(row["d"], row["shift"])}
+            paper = noise.misalignment_energy(a, **means, form="paper")
+            assert np.isclose(row["paper"], paper if row["panel"] == "c" else 1 / paper)
