@@ -41,6 +41,7 @@ import numpy as np
 from ia_core.backends import indirect_attention
 from ia_core.conformance import CLAUSES, FAMILIES, Clause, Implementation, judge
 from ia_core.conformance._clause import Comparison, observing
+from ia_core.conformance._files import write_whole
 from ia_core.conformance._libraries import has_device
 from ia_core.conformance._own import DTYPES, fast_paths, references
 from ia_core.conformance._recipe import Recipe
@@ -318,7 +319,7 @@ def write_report(options: argparse.Namespace) -> int:
     runs = sum(len(facts["seeds"]) * len(facts["outcomes"]) for facts in data["found"].values())
     nobody = f"Nobody was accused falsely, in {runs} runs of an implementation in a dtype."
     lines += ["", *([f"- {one}" for one in accused] or [nobody])]
-    _write_text(ROOT / f"docs/generated/{options.out.stem}.md", "\n".join(lines) + "\n")
+    write_whole(ROOT / f"docs/generated/{options.out.stem}.md", "\n".join(lines) + "\n")
     if not of_family:
         draw(data, ROOT / "docs/_static/margins.svg")
     for alarm in data["alarms"]:
@@ -372,14 +373,7 @@ def _short(group: list[str]) -> str:
 
 
 def _write(path: Path, data: Any) -> None:
-    _write_text(path, json.dumps(data, indent=1) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(path.suffix + ".new")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
+    write_whole(path, json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ia_core import noise
+from ia_core.conformance._files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results/trained_weights.json"
@@ -102,8 +103,8 @@ def main() -> int:
         "bits_per_character": {"held out": loss / np.log(2), "untrained": float(np.log2(len(alphabet)))},
         "rows": rows,
     }
-    _write(options.out, json.dumps(facts, indent=1) + "\n")
-    _write(ROOT / f"docs/generated/{options.out.stem}.md", table(facts))
+    write_whole(options.out, json.dumps(facts, indent=1) + "\n")
+    write_whole(ROOT / f"docs/generated/{options.out.stem}.md", table(facts))
     print(table(facts))
     return 0
 
@@ -183,13 +184,6 @@ def table(facts: dict[str, Any]) -> str:
             f"| {level:.2f} ({least:.2f}, {most:.2f}) | {row['sigma_measured']:.2f} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(path.suffix + ".new")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
 
 
 if __name__ == "__main__":

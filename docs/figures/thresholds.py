@@ -28,6 +28,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ia_core import noise, simulate
+from ia_core.conformance._files import write_whole
 
 WIDTHS = (4, 16, 64, 256)
 N = 64
@@ -208,7 +209,7 @@ def main() -> None:
     }
     (ROOT / "build").mkdir(exist_ok=True)
     data = ROOT / ("build" if mine else "docs/results") / "thresholds.json"
-    data.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_whole(data, json.dumps(facts, indent=1) + "\n")
     matplotlib.rcParams["svg.hashsalt"] = "thresholds"
     figure.savefig(drawing, metadata={"Date": None})
     figure.savefig(ROOT / "build" / "thresholds.png", dpi=110)
