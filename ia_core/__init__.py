@@ -21,6 +21,7 @@ from ._init_models import (
 from ._layers import FeedForward, LayerNorm, Linear, feed_forward, layer_norm, linear
 from ._models import cross_transformer, indirect_transformer, naive_transformer
 from ._params import init_feed_forward, init_layer_norm, init_linear, init_multi_head
+from ._piecewise import PiecewiseLinear
 from ._position_bias import PositionBias
 from ._positions import BoxOffsets, Grid, box_offsets, offsets, pixel_grid, relative_positions
 from ._queries import compose_queries, repeat_to_length
@@ -56,6 +57,7 @@ __all__ = [
     "MultiHead",
     "OffsetMLP",
     "OffsetTable",
+    "PiecewiseLinear",
     "PointerReadout",
     "PooledReadout",
     "PositionAwareUpdate",

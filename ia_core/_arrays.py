@@ -20,6 +20,7 @@ __all__ = [
     "library_of",
     "namespace_of",
     "widen",
+    "widest",
     "working_dtype",
 ]
 
@@ -47,6 +48,17 @@ def dtype_name(dtype: Any) -> str:
 def working_dtype(array: Array) -> Any:
     """The dtype in which scores, softmax and sums of this array are computed (IA-P-03)."""
     return getattr(array_namespace(array), _WORKING[dtype_name(array.dtype)])
+
+
+def widest(xp: Namespace) -> Any:
+    """float64, or float32 where the library has no other, as JAX has not unless it is told to.
+
+    >>> import array_api_compat.numpy as xp
+    >>> dtype_name(widest(xp))
+    'float64'
+    """
+    floats = xp.__array_namespace_info__().dtypes(kind="real floating")
+    return floats.get("float64", floats["float32"])
 
 
 def widen(array: Array) -> Array:

@@ -16,7 +16,7 @@ BoxMLP              two EdgeMLP                     BoxOffsets to (..., H, M, N)
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._arrays import Array, array_namespace, check_floating, dtype_name, namespace_of, widen, working_dtype
 from ._positions import BoxOffsets, Grid, box_offsets, offsets
@@ -25,7 +25,7 @@ from ._queries import take_rows
 if TYPE_CHECKING:
     from jaxtyping import Float, Real
 
-__all__ = ["BiasFunction", "BoxMLP", "EdgeMLP", "LinearOffset", "OffsetMLP", "OffsetTable"]
+__all__ = ["BoxMLP", "EdgeMLP", "LinearOffset", "OffsetMLP", "OffsetTable"]
 
 
 class OffsetMLP(NamedTuple):
@@ -62,7 +62,7 @@ class OffsetMLP(NamedTuple):
     def __call__(self, relative: Real[Array, "... M N"]) -> Float[Array, "... H M N"]:
         """Evaluate f at every relative position."""
         xp = self.check()
-        t = _as_float(relative, self.dtype)
+        t = as_float(relative, self.dtype)
         bias = two_layers(t[..., None], widen(self.w1)[None, :], widen(self.b1), widen(self.w2), widen(self.b2))
         return xp.moveaxis(bias, -1, -3)  # (..., M, N, H) to (..., H, M, N)
 
@@ -127,7 +127,7 @@ class EdgeMLP(NamedTuple):
     def __call__(self, edges: Real[Array, "... M L 2"]) -> Float[Array, "... H M L"]:
         """Evaluate on the offsets of both edges from each of L lines."""
         xp = self.check()
-        t = _as_float(edges, self.dtype)
+        t = as_float(edges, self.dtype)
         bias = two_layers(t, widen(self.w1), widen(self.b1), widen(self.w2), widen(self.b2))
         return xp.moveaxis(bias, -1, -3)  # (..., M, L, H) to (..., H, M, L)
 
@@ -238,7 +238,7 @@ class OffsetTable(NamedTuple):
         xp = self.check()
         values = widen(self.values)
         columns = values.shape[-1]
-        t = xp.clip(_as_float(relative, self.dtype) + columns // 2, 0.0, float(columns - 1))
+        t = xp.clip(as_float(relative, self.dtype) + columns // 2, 0.0, float(columns - 1))
         left = xp.floor(xp.where(xp.isnan(t), 0.0, t))
         part = (t - left)[..., None, :, :]  # (..., 1, M, N)
         at_left = _look_up(xp, values, left)
@@ -304,7 +304,7 @@ class LinearOffset(NamedTuple):
     def __call__(self, relative: Real[Array, "... M N"]) -> Float[Array, "... H M N"]:
         """Evaluate f at every relative position."""
         xp = self.check()
-        distance = xp.abs(_as_float(relative, self.dtype))
+        distance = xp.abs(as_float(relative, self.dtype))
         return -widen(self.slopes)[:, None, None] * distance[..., None, :, :]
 
     def offsets(self, query_positions: Array, value_positions: Array) -> Array:
@@ -329,9 +329,6 @@ class LinearOffset(NamedTuple):
     def check(self) -> Any:
         """The namespace of the slopes, if they fit (IA-X-14)."""
         return check_parameters("LinearOffset", self, {"slopes": (None,)})
-
-
-BiasFunction: TypeAlias = OffsetMLP | OffsetTable | LinearOffset | BoxMLP
 
 
 def two_layers(t: Array, w1: Array, b1: Array, w2: Array, b2: Array) -> Array:
@@ -361,7 +358,8 @@ def check_parameters(owner: str, parameters: Any, shapes: dict[str, tuple[int | 
     return xp
 
 
-def _as_float(relative: Array, dtype: Any) -> Array:
+def as_float(relative: Array, dtype: Any) -> Array:
+    """Relative positions, which may be integers, in a floating dtype."""
     return array_namespace(relative).astype(relative, dtype, copy=False)
 
 

@@ -6,7 +6,8 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._arrays import Array, dtype_name, namespace_of, working_dtype
-from ._bias import BiasFunction, BoxMLP, EdgeMLP
+from ._bias import BoxMLP, EdgeMLP
+from ._piecewise import BiasFunction
 from ._positions import Grid, check_position_dtype, is_integer
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class PositionBias(NamedTuple):
 
     Attributes
     ----------
-    f : OffsetMLP, OffsetTable, LinearOffset or BoxMLP
+    f : OffsetMLP, OffsetTable, LinearOffset, PiecewiseLinear or BoxMLP
     query_positions : array of shape (..., M), or (..., M, 4) for boxes
         Integer or real. An update between layers (P12) replaces them.
     value_positions : array of shape (..., N), or a Grid for boxes

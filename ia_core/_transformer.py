@@ -19,9 +19,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ._arrays import Array, dtype_name, namespace_of
-from ._bias import BiasFunction, check_parameters
+from ._bias import check_parameters
 from ._blocks import TransformerBlock
 from ._layers import LayerNorm, Linear
+from ._piecewise import BiasFunction
 from ._updates import PositionAwareUpdate, PositionUpdate, RowUpdate, ScalarUpdate
 
 if TYPE_CHECKING:
