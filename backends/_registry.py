@@ -36,6 +36,7 @@ __all__ = ["PATHS", "Explanation", "Path", "available", "choose", "explain_choic
 PATHS = {
     "numpy-tiled": "numpy",
     "cupy-tiled": "cupy",
+    "torch-native": "torch",
     "torch-sdpa": "torch",
     "torch-tiled": "torch",
     "jax-jit": "jax",
@@ -190,6 +191,10 @@ def load(name: str) -> Any:
         from . import _cupy
 
         return _cupy
+    if name == "torch-native":
+        from . import _torch_native
+
+        return _torch_native
     if name == "torch-sdpa":
         from . import _torch
 

@@ -22,7 +22,7 @@ from .._position_bias import PositionBias
 from ._registry import forced_in_context
 from ._tiled import slab, tiles
 
-__all__ = ["attend", "declines", "forced_in_trace", "has_own_rules", "own_precision"]
+__all__ = ["attend", "declines", "forced_in_trace", "has_own_rules", "own_precision", "why_not_a_kernel"]
 
 # Measured on two cores, float32, 8 heads, N of 1024 and 2048: 128 to 512 rows take the same time within the
 # noise, 64 take up to twice as long, and the mask of a tile costs rows x N numbers per head.
@@ -42,6 +42,11 @@ def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None
         return f"its kernels were found to keep the rules on the CPU only; `query` is on {query.device}"
     if return_lse:
         return "scaled_dot_product_attention does not give the lse"
+    return why_not_a_kernel(arrays)
+
+
+def why_not_a_kernel(arrays: dict[str, Any]) -> str | None:
+    """Why a kernel that has first derivatives alone, and those in reverse, does not take the call."""
     if torch._C._are_functorch_transforms_active():
         return "inside a torch.func transform; the kernel has no batching rule and no forward derivative"
     for name, array in arrays.items():

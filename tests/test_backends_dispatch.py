@@ -19,6 +19,9 @@ from ia_core.backends import Explanation, _registry, available, explain, indirec
 from .test_backends_bounds import LIBRARIES
 
 Q = np.ones((1, 2, 4), np.float32)
+# What the compiled kernel says to a plain call of PyTorch, and where it is turned off.
+PLAIN = {"torch-native": "without a position bias or the lse PyTorch's own kernel is as fast"}
+OFF = {"torch-native": "IA_CORE_NATIVE=0 turns the compiled kernel off"}
 FRAMEWORKS = ("torch", "jax", "cupy", "dask", "ml_dtypes")
 
 
@@ -69,20 +72,23 @@ print(sorted(name for name in {FRAMEWORKS!r} if name in sys.modules and name not
 @pytest.mark.parametrize(("library", "path"), [("numpy", "numpy-tiled"), ("torch", "torch-sdpa"), ("jax", "jax-jit")])
 def test_explain_names_the_first_choice(library: str, path: str) -> None:
     q = LIBRARIES[library].give(Q)
-    assert explain(q, q, q) == Explanation(path, {})
-    assert str(explain(q, q, q)) == path
+    assert explain(q, q, q) == Explanation(path, PLAIN if library == "torch" else {})
+    assert str(explain(q, q, q)).splitlines()[0] == path
 
 
-def test_explain_says_why_a_path_declines() -> None:
+def test_explain_says_why_a_path_declines(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
+    monkeypatch.setenv("IA_CORE_NATIVE", "0")
     q = torch.ones(1, 2, 4)
     assert str(explain(q, q, q, return_lse=True)) == (
-        "torch-tiled\n  torch-sdpa declined: scaled_dot_product_attention does not give the lse"
+        f"torch-tiled\n  torch-native declined: {OFF['torch-native']}\n"
+        "  torch-sdpa declined: scaled_dot_product_attention does not give the lse"
     )
     elsewhere = q.to("meta")
     assert str(explain(elsewhere, elsewhere, elsewhere)) == (
-        "torch-tiled\n  torch-sdpa declined: its kernels were found to keep the rules on the CPU only; "
+        "torch-tiled\n  torch-native declined: its kernel is for the CPU; `query` is on meta\n"
+        "  torch-sdpa declined: its kernels were found to keep the rules on the CPU only; "
         "`query` is on meta"
     )
 
@@ -128,7 +134,7 @@ def test_subclasses_are_left_to_the_reference() -> None:
 
     for array, kind, own in (
         (Q.view(Loud), "Loud", ["numpy-tiled"]),
-        (torch.ones(1, 2, 4).as_subclass(Tensor), "Tensor", ["torch-sdpa", "torch-tiled"]),
+        (torch.ones(1, 2, 4).as_subclass(Tensor), "Tensor", ["torch-native", "torch-sdpa", "torch-tiled"]),
     ):
         why = f"`query` is a {kind}, which may compute in its own way"
         assert explain(array, array, array) == Explanation("reference", dict.fromkeys(own, why))
@@ -168,7 +174,8 @@ def test_any_other_library_takes_the_reference() -> None:
 def test_use_backend_nests_and_is_left_by_an_error() -> None:
     q = LIBRARIES["torch"].give(Q)
     with use_backend("torch-tiled"):
-        assert explain(q, q, q) == Explanation("torch-tiled", {"torch-sdpa": "use_backend('torch-tiled') is in effect"})
+        asked = {"torch-sdpa": "use_backend('torch-tiled') is in effect"}
+        assert explain(q, q, q) == Explanation("torch-tiled", PLAIN | asked)
         with pytest.raises(KeyError), use_backend("reference"):
             assert explain(q, q, q).path == "reference"
             raise KeyError

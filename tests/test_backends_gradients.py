@@ -19,15 +19,21 @@ import pytest
 
 import ia_core
 from ia_core import PositionBias
-from ia_core.backends import explain, indirect_attention, use_backend
+from ia_core.backends import _native, explain, indirect_attention, use_backend
 
 from .test_backends_bounds import LIBRARIES, Case, given, position_bias, tree_map, truth_of
 
 U = 2.0**-53
 TORCH, JAX = LIBRARIES["torch"], LIBRARIES["jax"]
 BIASES = ["none", "dense", "row", "-inf", "mlp", "table", "linear", "box"]
+NATIVE = _native.why_not()
+needs_native = pytest.mark.skipif(NATIVE is not None, reason=str(NATIVE))
 GRADIENTS = [
     *itertools.product(["torch"], ["torch-sdpa", "torch-tiled"], BIASES, [False, True]),
+    *[
+        pytest.param("torch", "torch-native", bias, masked, marks=needs_native)
+        for bias, masked in itertools.product(["mlp", "table", "linear"], [False, True])
+    ],
     # JAX compiles each for a second or two, so that it gets a few.
     *[
         ("jax", "jax-jit", *some)
@@ -144,7 +150,7 @@ def test_gradients_equal_those_of_the_reference(
     wanted = gradients(ia_core.indirect_attention, LIBRARIES[library], case, cotangent)
     from ia_core.backends import _registry
 
-    monkeypatch.setattr(_registry.load(path), "TILE_ROWS", 2)
+    monkeypatch.setattr(_registry.load(path), "TILE_ROWS", 2, raising=False)
     with use_backend(path):
         got = gradients(indirect_attention, LIBRARIES[library], case, cotangent)
     for one, other, bound in zip(got, wanted, bounds(case, cotangent), strict=True):
@@ -240,7 +246,8 @@ def test_forward_mode_of_torch() -> None:
         dual = forward_ad.make_dual(bias, torch.ones_like(bias))
         said = explain(q, k, v, bias=dual)
         assert said.path == "torch-tiled"
-        assert said.declined == {"torch-sdpa": "`bias` carries a tangent; the kernel has no forward derivative"}
+        why = "`bias` carries a tangent; the kernel has no forward derivative"
+        assert said.declined == {"torch-native": why, "torch-sdpa": why}
         moved = forward_ad.unpack_dual(indirect_attention(q, k, v, bias=dual)).tangent
     # A constant added to a row of scores changes nothing.
     assert torch.all(moved.abs() <= U * 64 * v.abs().max())
@@ -277,7 +284,8 @@ def test_torch_compile_takes_the_fused_path_without_a_graph_break(bias: str, mas
     with compiling():
         compiled = torch.compile(indirect_attention, fullgraph=True, backend=graphs)
         got = compiled(*case[:3], **case.keywords)
-    assert len(graphs.code) == 1 and "scaled_dot_product_attention" in graphs.code[0]
+    kernel = "native_forward" if bias == "mlp" and NATIVE is None else "scaled_dot_product_attention"
+    assert len(graphs.code) == 1 and kernel in graphs.code[0]
     assert torch.equal(got, indirect_attention(*case[:3], **case.keywords))
 
 
@@ -303,7 +311,7 @@ def test_torch_compile_gives_the_lse() -> None:
     with compiling():
         compiled = torch.compile(lambda *a: indirect_attention(*a, return_lse=True), fullgraph=True, backend="eager")
         got = compiled(*arrays)
-    wanted = ia_core.indirect_attention(*arrays, return_lse=True)
+    wanted = indirect_attention(*arrays, return_lse=True)
     assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
 
 

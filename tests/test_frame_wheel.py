@@ -14,12 +14,12 @@ METADATA = ("pyproject.toml", "README.md", "LICENSE")
 
 
 def files_of_the_tree() -> set[str]:
-    """Python files, the typing marker, schemas and golden vectors, by their paths in a wheel."""
+    """Python files, the typing marker, the compiled kernel's source, schemas and vectors, by their paths in a wheel."""
     return {
         f"{inside}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, inside in FOLDERS.items()
         for path in (ROOT / folder).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed" or path.parent.name in ("schemas", "vectors")
+        if path.suffix == ".py" or path.name == "py.typed" or path.parent.name in ("native", "schemas", "vectors")
     }
 
 

@@ -1,0 +1,29 @@
+"""The bias functions that the fast paths evaluate as lines between knots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._bias import LinearOffset, OffsetMLP, OffsetTable
+from .._piecewise import PiecewiseLinear
+from .._position_bias import PositionBias
+
+__all__ = ["has_lines", "lines_of"]
+
+_COMPILERS: dict[type, Any] = {
+    OffsetMLP: PiecewiseLinear.from_mlp,
+    OffsetTable: PiecewiseLinear.from_table,
+    LinearOffset: PiecewiseLinear.from_linear,
+    PiecewiseLinear: lambda f: f,
+}
+
+
+def has_lines(bias: Any) -> bool:
+    """Whether a bias is a function of one offset, and so lines between knots."""
+    return isinstance(bias, PositionBias) and type(bias.f) in _COMPILERS
+
+
+def lines_of(bias: PositionBias) -> PiecewiseLinear:
+    """The same function, compiled."""
+    compiled: PiecewiseLinear = _COMPILERS[type(bias.f)](bias.f)
+    return compiled

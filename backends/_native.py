@@ -1,0 +1,124 @@
+"""The compiled kernel of native/: compiled on first use, kept for later, called on buffers.
+
+It needs a C compiler on the machine; where there is none, or ``IA_CORE_NATIVE=0`` is set, its paths decline and others
+serve. The library is kept in ``$IA_CORE_CACHE``, by default ``~/.cache/indirect-attention``, under a name made of its
+source, the compiler and the processor's features, so that a home directory shared by machines does no harm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Call", "call_native", "why_not"]
+
+SOURCES = ("attention.c", "blocks.h", "bias.h", "attend.h")
+COMPILE = ("-std=gnu11", "-O3", "-march=native", "-fPIC")
+LINK = ("-shared",)
+_POINTER, _INT, _THREE, _FOUR = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64 * 3, ctypes.c_int64 * 4
+
+
+class Call(ctypes.Structure):
+    """``struct call`` of native/attention.c, field by field."""
+
+    _fields_ = (
+        *((name, _INT) for name in ("B", "H", "Hk", "M", "N", "D", "Dv", "K", "threads")),
+        ("scale", ctypes.c_double),
+        *((name, _POINTER) for name in ("query", "key", "value")),
+        *((f"{name}_at", _THREE) for name in ("query", "key", "value")),
+        ("bias", _POINTER),
+        ("bias_at", _FOUR),
+        ("mask", _POINTER),
+        ("mask_at", _FOUR),
+        *((name, _POINTER) for name in ("knots", "slopes", "intercepts", "query_positions", "value_positions")),
+        *((name, _INT) for name in ("query_positions_at", "value_positions_at", "whole_positions")),
+        *((name, _POINTER) for name in ("output", "lse", "cotangent", "lse_cotangent")),
+        *((name, _POINTER) for name in ("d_query", "d_key", "d_value", "d_slopes", "d_intercepts")),
+        *((name, _POINTER) for name in ("d_query_positions", "d_value_positions")),
+    )
+
+
+def why_not() -> str | None:
+    """Why the kernel cannot be had, or None; the first question compiles it."""
+    if os.environ.get("IA_CORE_NATIVE") == "0":
+        return "IA_CORE_NATIVE=0 turns the compiled kernel off"
+    return _load()[1]
+
+
+def call_native(call: Call, precision: str, *, backward: bool) -> None:
+    """Run the kernel in ``"float"`` or ``"double"``; the memory that ``call`` points to must be held by the caller."""
+    library, why = _load()
+    if library is None:
+        raise RuntimeError(why)
+    if getattr(library, f"ia_{'backward' if backward else 'forward'}_{precision}")(ctypes.byref(call)):
+        raise MemoryError("the compiled kernel found no memory for its blocks")
+
+
+@functools.cache
+def _load() -> tuple[Any, str | None]:
+    compiler = next(filter(None, map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")))), None)
+    if sys.platform not in ("linux", "darwin") or compiler is None:
+        return None, "there is no C compiler (cc) to compile its kernel; with one a position bias costs next to nothing"
+    try:
+        path = _compiled(compiler)
+        _share_threads()
+        library = ctypes.CDLL(str(path))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home directory
+        said = getattr(error, "stderr", None) or str(error)
+        return None, f"its kernel did not compile with {compiler}: {said.strip().splitlines()[-1:]}"
+    return library, None
+
+
+def _compiled(compiler: str) -> Path:
+    folder = Path(__file__).parent / "native"
+    features = subprocess.run(
+        [compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull], capture_output=True, check=True
+    ).stdout
+    digest = hashlib.sha256(features + repr((COMPILE, LINK)).encode())
+    for name in SOURCES:
+        digest.update((folder / name).read_bytes())
+    cache = Path(os.environ.get("IA_CORE_CACHE") or Path.home() / ".cache" / "indirect-attention")
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = cache / f"native-{digest.hexdigest()[:20]}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            _compile(compiler, folder / SOURCES[0], Path(work))
+            # Another process may have been as quick; either library is good.
+            (Path(work) / "native.so").replace(path)
+    return path
+
+
+def _compile(compiler: str, source: Path, work: Path) -> None:
+    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
+    first = [compiler, *COMPILE, "-c", str(source), "-o", str(work / "native.o")]
+    try:
+        run([*first, "-fopenmp"])
+    except subprocess.CalledProcessError:  # one thread is better than none
+        run(first)
+    # Without -fopenmp here: the library takes the OpenMP that the process has, in place of a second pool of threads.
+    undefined = ["-Wl,-undefined,dynamic_lookup"] if sys.platform == "darwin" else []
+    run([compiler, *LINK, str(work / "native.o"), "-o", str(work / "native.so"), "-lm", *undefined])
+
+
+def _share_threads() -> None:
+    """Make the OpenMP runtime of the process visible to the library; PyTorch's, if it has one of its own."""
+    names = ("libgomp", "libiomp5", "libomp")
+    found: list[str] = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+        found = [line[line.index("/") :] for line in lines if "/" in line]
+    loaded = [path for path in dict.fromkeys(found) if Path(path).name.startswith(names)]
+    loaded.sort(key=lambda path: "torch" not in path)
+    for name in (*loaded, "libgomp.so.1"):
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+            return

@@ -1,0 +1,215 @@
+"""The compiled kernel: many blocks, positions of every kind, threads, and machines where it cannot be had."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+
+import ia_core
+from ia_core import BoxMLP, OffsetMLP, OffsetTable, PiecewiseLinear, PositionBias
+from ia_core.backends import _native, explain, indirect_attention, use_backend
+
+from .test_backends_bounds import LIBRARIES, Case, check
+from .test_backends_gradients import needs_native
+from .test_backends_rules import cases, run
+
+torch = pytest.importorskip("torch")
+
+
+@needs_native
+@settings(max_examples=150, derandomize=True, deadline=None, database=None)
+@given(cases())
+def test_values_are_within_rounding_of_the_truth(drawn: tuple[str, Case]) -> None:
+    dtype, case = drawn
+    assume(not (isinstance(case.bias, PositionBias) and isinstance(case.bias.f, BoxMLP)))
+    output, lse = run(LIBRARIES["torch"], "torch-native", case)
+    check(case, output, lse, dtype)
+
+
+def call_of(
+    M: int, N: int, *, hidden: int = 8, H: int = 2, Hk: int = 2, B: int = 1, D: int = 16, dtype: Any = torch.float64
+) -> tuple[list[Any], list[Any]]:
+    """Query, key and value, and the parameters and positions of a bias with knots all over its offsets."""
+    random = np.random.default_rng([M, N, hidden])
+
+    def leaf(array: Any) -> Any:
+        return torch.as_tensor(array).to(dtype).requires_grad_()
+
+    arrays = [leaf(random.normal(size=(B, h, n, D))) for h, n in ((H, M), (Hk, N), (Hk, N))]
+    w1 = random.normal(size=hidden)
+    parts = (w1, -w1 * random.uniform(-N, N, size=hidden), random.normal(size=(hidden, H)) / N, np.zeros(H))
+    places = [random.uniform(0, N, size=(B, M)), np.arange(float(N))]
+    return arrays, [leaf(part) for part in (*parts, *places)]
+
+
+def both(arrays: list[Any], leaves: list[Any], mask: Any = None, forced: str = "torch-native") -> list[list[Any]]:
+    """Output, lse and all gradients, of the kernel and of the reference."""
+    found = []
+    for function, path in ((indirect_attention, forced), (ia_core.indirect_attention, "reference")):
+        bias = PositionBias(OffsetMLP(*leaves[:4]), *leaves[4:])
+        with use_backend(path):
+            output, lse = function(*arrays, bias=bias, mask=mask, return_lse=True)
+        loss = (output * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).reshape(output.shape)).sum()
+        loss = loss + torch.where(torch.isinf(lse), 0.0, lse * lse).sum()
+        wanted = [leaf for leaf in (*arrays, *leaves) if leaf.requires_grad]
+        found.append([output.detach(), lse.detach(), *torch.autograd.grad(loss, wanted)])
+    return found
+
+
+def close(found: list[list[Any]]) -> None:
+    """float64 on both sides: sums of up to 1e6 terms, whose roundings add up like a random walk."""
+    for got, want in zip(*found, strict=True):
+        assert got.shape == want.shape and got.dtype == want.dtype
+        finite = torch.isfinite(want)
+        assert torch.equal(got[~finite], want[~finite])
+        assert not finite.any() or (got - want)[finite].abs().max() <= 1e-11 * want[finite].abs().max()
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"M": 1, "N": 1},
+        {"M": 97, "N": 257},  # one beyond a block
+        {"M": 600, "N": 530, "hidden": 200},  # more queries than have their runs at a time
+        {"M": 100, "N": 300, "H": 4, "B": 3},
+        {"M": 100, "N": 300, "H": 4, "Hk": 2, "D": 5},  # grouped heads, widths that fill no vector
+        {"M": 40, "N": 60, "hidden": 0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_many_blocks_equal_the_reference(sizes: dict[str, int], masked: bool) -> None:
+    arrays, leaves = call_of(**sizes)
+    mask = None
+    if masked:
+        mask = torch.rand(sizes["M"], sizes["N"], generator=torch.Generator().manual_seed(1)) < 0.6
+        mask[0] = False
+    close(both(arrays, leaves, mask))
+
+
+@needs_native
+def test_value_positions_in_any_order() -> None:
+    arrays, leaves = call_of(50, 300)
+    shuffled = torch.randperm(300, generator=torch.Generator().manual_seed(2)).double().requires_grad_()
+    close(both(arrays, [*leaves[:5], shuffled]))
+
+
+@needs_native
+def test_whole_positions_far_from_the_origin() -> None:
+    """Beyond 2^24 float32 cannot count; offsets can be counted all the same."""
+    arrays, leaves = call_of(20, 300, dtype=torch.float32)
+    f = OffsetMLP(*leaves[:4])
+    near = PositionBias(f, torch.arange(20), torch.arange(300))
+    far = PositionBias(f, torch.arange(20) + 2**40, torch.arange(300) + 2**40)
+    with use_backend("torch-native"):
+        assert torch.equal(indirect_attention(*arrays, bias=near), indirect_attention(*arrays, bias=far))
+
+
+@needs_native
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_positions_behind_the_mask_may_hold_anything(poison: float) -> None:
+    arrays, leaves = call_of(40, 60)
+    mask = torch.ones(40, 60, dtype=torch.bool)
+    mask[:, 50:], mask[7] = False, False
+    poisoned = [leaf.detach().clone() for leaf in leaves[4:]]
+    poisoned[0][:, 7], poisoned[1][50:] = poison, poison
+    found = both(arrays, [*leaves[:4], *(place.requires_grad_() for place in poisoned)], mask)
+    clean = both(arrays, leaves, mask)
+    close([found[0], clean[0]])
+
+
+@needs_native
+def test_a_table_is_constant_out_to_infinity() -> None:
+    arrays, _ = call_of(3, 5)
+    table = OffsetTable(torch.tensor([[1.0, 0.0, 2.0], [0.5, 1.0, 0.0]], dtype=torch.float64))
+    bias = PositionBias(table, torch.arange(3.0).double(), torch.tensor([0, 1, 2, np.inf, -np.inf]).double())
+    with use_backend("torch-native"):
+        got = indirect_attention(*arrays, bias=bias)
+    assert (got - ia_core.indirect_attention(*arrays, bias=bias)).abs().max() <= 1e-14
+
+
+@needs_native
+def test_the_result_is_the_same_every_time_and_whatever_the_threads() -> None:
+    arrays, leaves = call_of(300, 400, H=3, Hk=3, dtype=torch.float32)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (2, 2, 1, 3):
+            torch.set_num_threads(threads)
+            found.append(both(arrays, leaves)[0])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(one, other) for one, other in zip(found[0], found[1], strict=True))
+    for other in found[2:]:  # each head's sums are one thread's
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@needs_native
+def test_a_second_derivative_is_refused_in_words() -> None:
+    arrays, leaves = call_of(4, 5)
+    with use_backend("torch-native"):
+        output = indirect_attention(*arrays, bias=PositionBias(OffsetMLP(*leaves[:4]), *leaves[4:]))
+    (once,) = torch.autograd.grad(output.sum(), arrays[0], create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula"):
+        torch.autograd.grad(once.sum(), arrays[0])
+
+
+@needs_native
+def test_compiled_lines_are_taken_as_they_are() -> None:
+    arrays, leaves = call_of(20, 30)
+    f = OffsetMLP(*leaves[:4])
+    outputs = []
+    for g in (f, PiecewiseLinear.from_mlp(f)):
+        bias = PositionBias(g, *leaves[4:])
+        assert explain(*arrays, bias=bias).path == "torch-native"
+        outputs.append(indirect_attention(*arrays, bias=bias))
+    assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize(
+    ("environment", "why"),
+    [
+        ({"IA_CORE_NATIVE": "0"}, "IA_CORE_NATIVE=0 turns the compiled kernel off"),
+        ({"PATH": "", "CC": ""}, "there is no C compiler (cc) to compile its kernel"),
+        ({"IA_CORE_CACHE": "/dev/null/here"}, "its kernel did not compile with"),
+    ],
+)
+def test_without_the_kernel_another_path_serves(environment: dict[str, str], why: str, tmp_path: Path) -> None:
+    code = """
+import torch
+from ia_core import LinearOffset, PositionBias
+from ia_core.backends import explain, indirect_attention
+q = torch.ones(1, 2, 4)
+bias = PositionBias(LinearOffset(torch.ones(1)), torch.arange(2), torch.arange(2))
+print(explain(q, q, q, bias=bias))
+assert indirect_attention(q, q, q, bias=bias).shape == q.shape
+"""
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    first, declined = done.stdout.splitlines()
+    if environment.get("IA_CORE_CACHE") is None or _native.why_not() is None:
+        assert first == "torch-sdpa" and declined.startswith(f"  torch-native declined: {why}")
+
+
+@needs_native
+def test_the_library_is_compiled_once_and_left_whole(tmp_path: Path) -> None:
+    import shutil
+
+    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IA_CORE_CACHE", str(tmp_path / "cache"))
+        path = _native._compiled(compiler)
+        made = path.stat().st_mtime_ns
+        assert _native._compiled(compiler) == path and path.stat().st_mtime_ns == made
+        assert [p.name for p in path.parent.iterdir()] == [path.name]
