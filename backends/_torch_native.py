@@ -8,9 +8,10 @@ so the gradients of the bias's parameters cost as much as there are knots, not o
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor
 
 from .._arrays import widen
 from .._attention import prepare
@@ -22,8 +23,7 @@ from ._compiled_bias import has_lines, lines_of
 
 __all__ = ["attend", "declines"]
 
-Tensor = torch.Tensor
-Maybe = torch.Tensor | None
+Maybe: TypeAlias = Tensor | None
 
 
 def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None:
