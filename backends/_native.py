@@ -41,7 +41,7 @@ class Call(ctypes.Structure):
         ("mask_at", _FOUR),
         *((name, _POINTER) for name in ("knots", "slopes", "intercepts", "query_positions", "value_positions")),
         *((name, _INT) for name in ("query_positions_at", "value_positions_at", "whole_positions")),
-        *((name, _POINTER) for name in ("output", "lse", "cotangent", "lse_cotangent")),
+        *((name, _POINTER) for name in ("output", "lse", "top", "total", "cotangent", "lse_cotangent")),
         *((name, _POINTER) for name in ("d_query", "d_key", "d_value", "d_slopes", "d_intercepts")),
         *((name, _POINTER) for name in ("d_query_positions", "d_value_positions")),
     )
@@ -67,23 +67,21 @@ def call_native(call: Call, precision: str, *, backward: bool) -> None:
 def _load() -> tuple[Any, str | None]:
     compiler = next(filter(None, map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")))), None)
     if sys.platform not in ("linux", "darwin") or compiler is None:
-        return None, "there is no C compiler (cc) to compile its kernel; with one a position bias costs next to nothing"
+        return None, "there is no C compiler (cc), which its kernel needs"
     try:
         path = _compiled(compiler)
         _share_threads()
         library = ctypes.CDLL(str(path))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home directory
-        said = getattr(error, "stderr", None) or str(error)
-        return None, f"its kernel did not compile with {compiler}: {said.strip().splitlines()[-1:]}"
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        return None, f"its kernel did not compile with {compiler}: {lines[-1] if lines else type(error).__name__}"
     return library, None
 
 
 def _compiled(compiler: str) -> Path:
     folder = Path(__file__).parent / "native"
-    features = subprocess.run(
-        [compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull], capture_output=True, check=True
-    ).stdout
-    digest = hashlib.sha256(features + repr((COMPILE, LINK)).encode())
+    features = _run([compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull]).stdout
+    digest = hashlib.sha256(f"{features}{COMPILE}{LINK}".encode())
     for name in SOURCES:
         digest.update((folder / name).read_bytes())
     cache = Path(os.environ.get("IA_CORE_CACHE") or Path.home() / ".cache" / "indirect-attention")
@@ -98,15 +96,18 @@ def _compiled(compiler: str) -> Path:
 
 
 def _compile(compiler: str, source: Path, work: Path) -> None:
-    run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
     first = [compiler, *COMPILE, "-c", str(source), "-o", str(work / "native.o")]
     try:
-        run([*first, "-fopenmp"])
+        _run([*first, "-fopenmp"])
     except subprocess.CalledProcessError:  # one thread is better than none
-        run(first)
+        _run(first)
     # Without -fopenmp here: the library takes the OpenMP that the process has, in place of a second pool of threads.
     undefined = ["-Wl,-undefined,dynamic_lookup"] if sys.platform == "darwin" else []
-    run([compiler, *LINK, str(work / "native.o"), "-o", str(work / "native.so"), "-lm", *undefined])
+    _run([compiler, *LINK, str(work / "native.o"), "-o", str(work / "native.so"), "-lm", *undefined])
+
+
+def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=True)
 
 
 def _share_threads() -> None:

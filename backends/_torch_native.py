@@ -40,7 +40,7 @@ def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None
     if dense is not None and dense.requires_grad:
         return "it does not give the gradient of a bias that is a matrix"
     if "bias.query_positions" not in arrays and not return_lse:
-        return "without a position bias or the lse PyTorch's own kernel is as fast"
+        return "without a position bias or the lse PyTorch's own kernel serves"
     return why_not_here()
 
 
@@ -64,18 +64,21 @@ def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -
             dense = _over_scores(call, bias.to(q.dtype))
         if mask is not None:
             mask_4d = _over_scores(call, mask)
-        lines: list[Any] = [None] * 5
-        whole = False
-        if has_lines(bias):
-            g = lines_of(bias)
-            H = (call.H, 2 * g.knots.shape[0] + 1)
-            tables = [table.to(torch.float64).mT.expand(*H) for table in (g.slopes, g.intercepts)]
-            places = [_in_batch(call, at) for at in (bias.query_positions, bias.value_positions)]
-            whole = is_integer(bias.value_positions)
-            lines = [g.knots.detach().to(torch.float64), *tables, *places]
-        output, lse = _forward(*flat, *lines, dense, mask_4d, call.scale, whole)
+        whole = isinstance(bias, PositionBias) and is_integer(bias.value_positions)
+        output, lse, *_ = _forward(*flat, *_lines(call, bias), dense, mask_4d, call.scale, whole)
     shape = call.scores_shape[:-1]
     return output.reshape(*shape, value.shape[-1]), lse.reshape(shape)
+
+
+def _lines(call: Call, bias: Any) -> list[Any]:
+    """Knots (K,), slopes and intercepts (H, 2 K + 1), and positions (B, M) and (B, N); five None without a function."""
+    if not has_lines(bias):
+        return [None] * 5
+    g = lines_of(bias)
+    shape = (call.H, 2 * g.knots.shape[0] + 1)
+    tables = [table.to(torch.float64).mT.expand(shape) for table in (g.slopes, g.intercepts)]
+    places = [_in_batch(call, at) for at in (bias.query_positions, bias.value_positions)]
+    return [g.knots.detach().to(torch.float64), *tables, *places]
 
 
 def _over_scores(call: Call, array: Any) -> Any:
@@ -103,32 +106,19 @@ def _forward(
     mask: Maybe,
     scale: float,
     whole: bool,
-) -> tuple[Tensor, Tensor]:
-    """Output (B, H, M, Dv) and lse (B, H, M)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output (B, H, M, Dv) and lse (B, H, M); for the gradient, the row's maximum and sum, of which the lse is made."""
     lines = [knots, slopes, intercepts, query_positions, value_positions]
     call, held = _described(query, key, value, lines, bias, mask, scale, whole)
-    output, lse = _empty_results(query, value)
-    call.output, call.lse = output.data_ptr(), lse.data_ptr()
+    results = _empty_results(query, value)
+    call.output, call.lse, call.top, call.total = (array.data_ptr() for array in results)
     _native.call_native(call, _precision(query), backward=False)
     del held
-    return output, lse
+    return results
 
 
 @_forward.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    knots: Maybe,
-    slopes: Maybe,
-    intercepts: Maybe,
-    query_positions: Maybe,
-    value_positions: Maybe,
-    bias: Maybe,
-    mask: Maybe,
-    scale: float,
-    whole: bool,
-) -> tuple[Tensor, Tensor]:
+def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _empty_results(query, value)
 
 
@@ -148,6 +138,8 @@ def _backward(
     whole: bool,
     output: Tensor,
     lse: Tensor,
+    top: Tensor,
+    total: Tensor,
     cotangent: Tensor,
     lse_cotangent: Tensor,
     values_move: bool,
@@ -156,7 +148,7 @@ def _backward(
     lines = [knots, slopes, intercepts, query_positions, value_positions]
     call, held = _described(query, key, value, lines, bias, mask, scale, whole)
     cotangents = [cotangent.contiguous(), lse_cotangent.contiguous()]
-    call.output, call.lse = output.data_ptr(), lse.data_ptr()
+    call.output, call.lse, call.top, call.total = (array.data_ptr() for array in (output, lse, top, total))
     call.cotangent, call.lse_cotangent = (array.data_ptr() for array in cotangents)
     found = _empty_gradients(query, key, value, slopes, values_move)
     names = ("d_query", "d_key", "d_value", "d_slopes", "d_intercepts", "d_query_positions", "d_value_positions")
@@ -168,38 +160,21 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    knots: Maybe,
-    slopes: Maybe,
-    intercepts: Maybe,
-    query_positions: Maybe,
-    value_positions: Maybe,
-    bias: Maybe,
-    mask: Maybe,
-    scale: float,
-    whole: bool,
-    output: Tensor,
-    lse: Tensor,
-    cotangent: Tensor,
-    lse_cotangent: Tensor,
-    values_move: bool,
-) -> list[Tensor]:
-    return _empty_gradients(query, key, value, slopes, values_move)
+def _(query: Tensor, key: Tensor, value: Tensor, knots: Maybe, slopes: Maybe, *others: Any) -> list[Tensor]:
+    return _empty_gradients(query, key, value, slopes, values_move=others[-1])
 
 
 def _keep(ctx: Any, inputs: Any, output: Any) -> None:
     *arrays, ctx.scale, ctx.whole = inputs
     ctx.save_for_backward(*arrays, *output)
+    ctx.mark_non_differentiable(*output[2:])
 
 
-def _differentiate(ctx: Any, cotangent: Any, lse_cotangent: Any) -> Any:
-    *arrays, output, lse = ctx.saved_tensors
-    found = _backward(
-        *arrays, ctx.scale, ctx.whole, output, lse, cotangent, lse_cotangent, bool(ctx.needs_input_grad[7])
-    )
+def _differentiate(ctx: Any, cotangent: Any, lse_cotangent: Any, *_: Any) -> Any:
+    *arrays, output, lse, top, total = ctx.saved_tensors
+    results = (output, lse, top, total)
+    values_move = bool(ctx.needs_input_grad[7])
+    found = _backward(*arrays, ctx.scale, ctx.whole, *results, cotangent, lse_cotangent, values_move)
     B, Hk = arrays[1].shape[:2]
     group = arrays[0].shape[1] // max(1, Hk)
     d_key, d_value = (
@@ -221,9 +196,10 @@ def _precision(array: Tensor) -> str:
     return "double" if array.dtype == torch.float64 else "float"
 
 
-def _empty_results(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _empty_results(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape = query.shape[:-1]
-    return query.new_empty((*shape, value.shape[-1])), query.new_empty(shape)
+    rows = [query.new_empty(shape) for _ in range(3)]
+    return query.new_empty((*shape, value.shape[-1])), rows[0], rows[1], rows[2]
 
 
 def _empty_gradients(query: Tensor, key: Tensor, value: Tensor, slopes: Maybe, values_move: bool) -> list[Tensor]:

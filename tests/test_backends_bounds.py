@@ -24,6 +24,7 @@ import pytest
 
 import ia_core
 from ia_core import BoxMLP, EdgeMLP, Grid, LinearOffset, OffsetMLP, OffsetTable, PositionBias
+from ia_core.backends import _native
 
 DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 WORKING = {"float64": np.float64, "float32": np.float32, "float16": np.float32, "bfloat16": np.float32}
@@ -110,6 +111,9 @@ PATHS = [
         ("cupy", "cupy-tiled"),
     )
 ]
+
+NATIVE = _native.why_not()
+needs_native = pytest.mark.skipif(NATIVE is not None, reason=str(NATIVE))
 
 
 def tree_map(f: Callable[[Any], Any], tree: Any) -> Any:

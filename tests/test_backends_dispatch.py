@@ -20,7 +20,7 @@ from .test_backends_bounds import LIBRARIES
 
 Q = np.ones((1, 2, 4), np.float32)
 # What the compiled kernel says to a plain call of PyTorch, and where it is turned off.
-PLAIN = {"torch-native": "without a position bias or the lse PyTorch's own kernel is as fast"}
+PLAIN = {"torch-native": "without a position bias or the lse PyTorch's own kernel serves"}
 OFF = {"torch-native": "IA_CORE_NATIVE=0 turns the compiled kernel off"}
 FRAMEWORKS = ("torch", "jax", "cupy", "dask", "ml_dtypes")
 

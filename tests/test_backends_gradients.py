@@ -19,15 +19,13 @@ import pytest
 
 import ia_core
 from ia_core import PositionBias
-from ia_core.backends import _native, explain, indirect_attention, use_backend
+from ia_core.backends import explain, indirect_attention, use_backend
 
-from .test_backends_bounds import LIBRARIES, Case, given, position_bias, tree_map, truth_of
+from .test_backends_bounds import LIBRARIES, NATIVE, Case, given, needs_native, position_bias, tree_map, truth_of
 
 U = 2.0**-53
 TORCH, JAX = LIBRARIES["torch"], LIBRARIES["jax"]
 BIASES = ["none", "dense", "row", "-inf", "mlp", "table", "linear", "box"]
-NATIVE = _native.why_not()
-needs_native = pytest.mark.skipif(NATIVE is not None, reason=str(NATIVE))
 GRADIENTS = [
     *itertools.product(["torch"], ["torch-sdpa", "torch-tiled"], BIASES, [False, True]),
     *[

@@ -96,9 +96,9 @@ def test_values_are_within_the_derived_bound(kind: str, hidden: int, dtype: Any)
 @pytest.mark.parametrize("hidden", [4, 32, 512])
 @pytest.mark.parametrize("kind", ["normal", "zero", "spread"])
 def test_it_is_at_least_as_accurate_as_the_network(kind: str, hidden: int, dtype: Any) -> None:
-    """The largest error of 480 offsets in 3 heads, over so many networks: 0.1 to 0.5 times the network's in float32.
+    """The largest error of 480 offsets in 3 heads, averaged over so many networks, beside that of the networks.
 
-    In float64, where the tables have no more digits than the network, 0.6 to 0.9 times.
+    In float64 the tables have no more digits than the network; in float32 they have.
     """
     compiled, plain = [], []
     for seed in range(3 if hidden == 512 else 24):
@@ -107,7 +107,7 @@ def test_it_is_at_least_as_accurate_as_the_network(kind: str, hidden: int, dtype
         true = exact(f, t)[0]
         compiled.append(float(np.max(np.abs(PiecewiseLinear.from_mlp(f)(t) - true))))
         plain.append(float(np.max(np.abs(f(t) - true))))
-    assert np.mean(compiled) <= np.mean(plain)
+    assert np.mean(compiled) <= (0.5 if dtype is np.float32 else 1.0) * np.mean(plain)
 
 
 def test_the_bound_refuses_a_table_of_single_precision() -> None:

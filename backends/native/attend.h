@@ -90,20 +90,25 @@ static void NAME(forward_block)(const struct call *c, const struct shared *share
     }
     REAL *output = (REAL *)c->output + ((b * c->H + h) * c->M + i0) * c->Dv;
     REAL *lse = (REAL *)c->lse + (b * c->H + h) * c->M + i0;
+    REAL *top = (REAL *)c->top + (b * c->H + h) * c->M + i0, *sum = (REAL *)c->total + (b * c->H + h) * c->M + i0;
     for (int64_t r = 0; r < rows; r++) {
         REAL total = desk->total[r] == 0 ? 1 : desk->total[r];
+        top[r] = desk->top[r] == -(REAL)INFINITY ? 0 : desk->top[r];
+        sum[r] = total;
         for (int64_t d = 0; d < c->Dv; d++) output[r * c->Dv + d] = desk->output[r * width + d] / total;
         lse[r] = desk->total[r] == 0 ? -(REAL)INFINITY : desk->top[r] + (REAL)log((double)total);
     }
 }
 
-/* P to where P is, dS to where dP is: dS = P (dP - dot), 0 for what is not attended to. */
-static void NAME(score_gradients)(struct NAME(desk) *desk, const REAL *lse, int64_t rows, int64_t keys) {
+/* P to where the scores are, dS to where dP is: dS = P (dP - dot), 0 for what is not attended to. The maximum and the sum
+ * of a row are taken apart: in their one number, the lse, a large maximum would leave no digits to the sum. */
+static void NAME(score_gradients)(struct NAME(desk) *desk, const REAL *top, const REAL *total, int64_t rows,
+                                  int64_t keys) {
     for (int64_t r = 0; r < rows; r++) {
         REAL *s = desk->scores + r * PITCH, *g = desk->to_weights + r * PITCH;
-        REAL total = lse[r] == -(REAL)INFINITY ? 0 : lse[r], dot = desk->dot[r];
+        REAL dot = desk->dot[r], share = 1 / total[r];
         for (int64_t n = 0; n < padded(keys); n += LANES) {
-            vec score = NAME(load)(s + n), p = NAME(exponential)(score - total);
+            vec score = NAME(load)(s + n), p = NAME(exponential)(score - top[r]) * share;
             vec ds = p * (NAME(load)(g + n) - dot);
             NAME(store)(s + n, p);
             NAME(store)(g + n, NAME(select)((bits)(score == -(REAL)INFINITY), (vec){0}, ds));
@@ -142,7 +147,7 @@ static void NAME(backward_block)(const struct call *c, const struct shared *shar
         NAME(score)(c, shared, desk, b, h, i0, rows, in_stretch, j0, keys);
         NAME(panel_products)(rows, keys, c->Dv, desk->cotangent, of_values, desk->value_panels + j0 * c->Dv, 1, 0,
                              desk->to_weights);
-        NAME(score_gradients)(desk, lse, rows, keys);
+        NAME(score_gradients)(desk, (const REAL *)c->top + at, (const REAL *)c->total + at, rows, keys);
         NAME(add_products)(keys, c->Dv, rows, desk->scores, 1, PITCH, desk->cotangent, of_values, 1, d_value + j0 * c->Dv, c->Dv);
         NAME(add_products)(keys, c->D, rows, desk->to_weights, 1, PITCH, desk->query, width, (REAL)c->scale, d_key + j0 * c->D, c->D);
         NAME(add_products)(rows, width, keys, desk->to_weights, PITCH, 1, keys_at + j0 * key_row, key_row, (REAL)c->scale,

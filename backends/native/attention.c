@@ -29,7 +29,7 @@ struct call {
     const double *query_positions, *value_positions;
     int64_t query_positions_at, value_positions_at; /* (batch); the last axis is contiguous */
     int64_t whole_positions;                  /* values stand on integers */
-    void *output, *lse;                       /* (B, H, M, Dv), (B, H, M), contiguous */
+    void *output, *lse, *top, *total;         /* (B, H, M, Dv), (B, H, M) thrice, contiguous; lse = top + log(total) */
     /* backward alone */
     const void *cotangent, *lse_cotangent;    /* contiguous; the second may be NULL */
     void *d_query, *d_key, *d_value;          /* (B, H, M, D), (B, H, N, D), (B, H, N, Dv), contiguous */
