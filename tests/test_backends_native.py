@@ -165,6 +165,27 @@ def test_gradients_where_the_lse_has_no_digits_left_for_the_sum() -> None:
 
 
 @needs_native
+def test_an_infinite_cotangent_stays_where_it_may_go() -> None:
+    """A row with nothing to attend to is a constant, and so is a score that the mask forbids: neither takes of it."""
+    arrays, leaves = call_of(6, 8)
+    mask = torch.ones(6, 8, dtype=torch.bool)
+    mask[2], mask[4, 3:] = False, False
+    bias = PositionBias(OffsetMLP(*leaves[:4]), *leaves[4:])
+    cotangent = torch.ones_like(arrays[0])
+    cotangent[..., 2, :], cotangent[..., 4, 0] = np.nan, np.inf
+    with use_backend("torch-native"):
+        output = indirect_attention(*arrays, bias=bias, mask=mask)
+    got = torch.autograd.grad(output, (*arrays, leaves[4]), cotangent)
+    detached = [array.detach() for array in arrays]
+    held = PositionBias(OffsetMLP(*(leaf.detach() for leaf in leaves[:4])), leaves[4].detach(), leaves[5].detach())
+    want = ia_core.indirect_attention_vjp(*detached, cotangent, bias=held, mask=mask)
+    for one, other in zip(got, (*want[:3], want.bias.query_positions), strict=True):
+        assert torch.equal(torch.isfinite(one), torch.isfinite(other))
+        finite = torch.isfinite(other)
+        assert (one - other)[finite].abs().max() <= 1e-13
+
+
+@needs_native
 def test_a_second_derivative_is_refused_in_words() -> None:
     arrays, leaves = call_of(4, 5)
     with use_backend("torch-native"):
