@@ -1,208 +1,336 @@
-"""Every closed form of ia_core.noise against simulation, over a grid of widths, lengths, heads, sharpnesses and means.
+"""The closed forms of ia_core.noise against simulation, on NumPy, PyTorch and JAX.
 
-    python benchmarks/noise_grid.py [--library numpy torch jax] [--precision 0.003] [--workers 2] [--out FILE]
+    python benchmarks/noise_grid.py [--library numpy torch jax] [--part 8 general] [--precision 0.003] [--workers 2]
 
-For each length n the tokens, the other sequence and the noise are drawn once; all widths (which cut the same columns
-into samples), heads, sharpnesses and means read them. The record has, for every comparison, how many standard errors
-lie between simulation and theory.
+1, 8, 64, 512  Numbers of tokens. White noise, unit variances; all widths, head counts, sharpnesses and means. Tokens,
+               the other sequence and the noise are drawn once for each, and every setting reads them.
+general        One and four heads with anisotropic covariances of tokens and noise, sequences that are aligned in part,
+               value and output projections. A covariance multiplies every token by a matrix, which takes longer: three
+               pairs of d and n. The forms see n through overlaps of weights and d through traces alone.
+scores         Noise on keys and queries, of first order, at a small sigma; depth without normalisation.
+depth          Depth with normalisation, which is right up to O(1/d): its error, and whether that falls so.
+
+What is not here is tied to what is, without sampling, by tests/test_noise_relations.py. Every library and part has
+random numbers of its own; within a part comparisons share them. Writes docs/results/noise_grid.json and two tables into
+docs/generated; with a choice of libraries or parts, or another precision, all three into build.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
+import hashlib
 import itertools
 import json
 import multiprocessing
 import os
 import platform
+import statistics
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ia_core import noise, simulate
-from ia_core._arrays import array_namespace
+from ia_core._arrays import array_namespace, device
+from ia_core.conformance._files import write_whole
 from ia_core.conformance._libraries import from_library, has_device, to_library
 from ia_core.simulate import Sampler
-from ia_core.simulate._draws import place
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results/noise_grid.json"
+CODE = ("ia_core/noise", "ia_core/simulate", "benchmarks/noise_grid.py")
+LIBRARIES = ["numpy", "torch", "jax"]
 WIDTHS, LENGTHS, HEADS = (4, 16, 64, 256), (1, 8, 64, 512), (1, 4, 8)
-SHARPNESSES = (0.0, 1.0, 4.0)  # of normal scores: uniform, soft, nearly one-hot
-MEANS = (0.0, 0.5)
-SIGMA, SEED, LIMIT = 0.7, 20261125, 4.0
+SHARPNESSES, MEANS = (0.0, 1.0, 4.0), (0.0, 0.5)  # sharpnesses of normal scores: uniform, soft, nearly one-hot
+SIGMA, SEED, LIMIT, PRECISION = 0.7, 20261126, 4.0, 0.003
+GENERAL, GENERAL_HEADS = ((4, 64), (16, 8), (64, 8)), 4  # d, n
+DEPTH_WIDTHS = (8, 16, 32, 64, 128)  # the last two, which take longer than the others, with NumPy alone
 # Columns of a block: what a width of d cuts into columns / d samples. No verdict on the precision before LEAST samples.
 COLUMNS, LEAST = {1: 2**17, 8: 2**17, 64: 2**16, 512: 2**14}, 256
-# The slowest first.
-PARTS = ("512", "others", "64", "8", "1")
+PARTS = ["512", "scores", "64", "8", "general", "depth", "1"]  # the slowest first
+Group = dict[str, Any]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--library", nargs="*", default=["numpy", "torch", "jax"])
-    parser.add_argument("--precision", type=float, default=0.003)
+    parser.add_argument("--library", nargs="*", default=LIBRARIES)
+    parser.add_argument("--part", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--precision", type=float, default=PRECISION)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    began = time.monotonic()
-    jobs = [(library, part) for part in PARTS for library in filter(has_device, options.library)]
-    rows: dict[str, list[dict[str, Any]]] = {library: [] for library, _ in jobs}
+    mine = (options.library, options.part, options.precision) != (LIBRARIES, PARTS, PRECISION)
+    began, code, busy = time.monotonic(), code_hashes(), 0.0
+    jobs = [(library, part) for part in options.part for library in filter(has_device, options.library)]
+    groups: dict[str, list[Group]] = {library: [] for library, _ in jobs}
     # Blocks are of tens of MB: without this the C library gives each one back, and pages cost more than sums.
     os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "OMP_NUM_THREADS": "1"}
     with ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn")) as pool:
-        running = {pool.submit(_rows, *job, options.precision): job for job in jobs}
+        running = {pool.submit(_part, *job, options.precision): job for job in jobs}
         for future in as_completed(running):
             library, part = running[future]
-            rows[library] += future.result()
-            print(f"{time.monotonic() - began:.0f} s: {library}, {part}", flush=True)
-    seconds = round(time.monotonic() - began, 1)
-    records: dict[str, Any] = {}
-    for library, some in rows.items():
-        worst = max(some, key=lambda row: abs(row["off"]))
-        beyond = [row for row in some if abs(row["off"]) > LIMIT]
-        records[library] = {"comparisons": len(some), "worst": worst, "beyond": beyond}
-        records[library]["histogram"] = np.histogram([abs(r["off"]) for r in some], np.arange(0, 6.5, 0.5))[0].tolist()
-        print(f"{library}: {len(some)} comparisons, the farthest {worst}", flush=True)
-    versions = {name: importlib.metadata.version(name) for name in ("numpy", *(n for n in records if n != "numpy"))}
+            some, seconds = future.result()
+            groups[library] += some
+            busy += seconds
+            print(f"{time.monotonic() - began:.0f} s: {library}, {part} ({seconds:.0f} s of a processor)", flush=True)
+    if code_hashes() != code:
+        print("the code changed meanwhile: nothing is written", file=sys.stderr)
+        return 2
     facts = {
         "date": datetime.date.today().isoformat(),
-        "machine": {"processor": platform.machine(), "cpus": os.cpu_count()},
-        "versions": {"python": platform.python_version(), **versions},
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("numpy", *groups)}},
+        "code": code,
         "grid": {"d": WIDTHS, "n": LENGTHS, "heads": HEADS, "sharpness": SHARPNESSES, "mean": MEANS, "sigma": SIGMA},
+        "parts": options.part,
         "precision": options.precision,
-        "seconds": seconds,
+        "seconds": round(time.monotonic() - began, 1),
+        "processor_seconds": round(busy, 1),
         "workers": options.workers,
         "seed": SEED,
-        "libraries": records,
+        "libraries": {library: _record(some) for library, some in groups.items()},
+        "depth_error": _depth_error([g for some in groups.values() for g in some if "error" in g]),
     }
-    unfinished = options.out.with_suffix(".new")
-    unfinished.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    unfinished.replace(options.out)
-    return int(any(record["beyond"] for record in records.values()))
+    return _written(facts, mine)
 
 
-def _rows(library: str, part: str, precision: float) -> list[dict[str, Any]]:
+def code_hashes() -> dict[str, str]:
+    """SHA-256 of what was measured and of what measured it."""
+    files = {name: sorted((ROOT / name).rglob("*.py")) or [ROOT / name] for name in CODE}
+    texts = {name: [path.name.encode() + b"\0" + path.read_bytes() for path in some] for name, some in files.items()}
+    return {name: hashlib.sha256(b"".join(some)).hexdigest() for name, some in texts.items()}
+
+
+def _record(groups: list[Group]) -> dict[str, Any]:
+    """Of one library: what lies how far off, and of every group how many samples gave which precision."""
+    rows = [{k: g[k] for k in ("part", "d", "n") if k in g} | row for g in groups for row in g["rows"]]
+    off = [abs(row["off"]) for row in rows]
+    for group in groups:
+        some = [abs(row["off"]) for row in group.pop("rows")]
+        group |= {"comparisons": len(some), "farthest": max(some, default=None)}
+    return {
+        "comparisons": len(rows),
+        "values": len({f"{row['theory']:.10g}" for row in rows}),  # that the closed forms take, distinct ones
+        "worst": max(rows, key=lambda row: abs(row["off"]), default=None),
+        "beyond": [row for row in rows if abs(row["off"]) > LIMIT],
+        "histogram": np.histogram(off, np.arange(0, 6.5, 0.5))[0].tolist(),
+        "groups": groups,
+    }
+
+
+def _part(library: str, part: str, precision: float) -> tuple[list[Group], float]:
+    """Groups of comparisons, and the seconds that they took of a processor."""
     if library == "torch":
         import torch
 
         torch.set_num_threads(1)
-    return list(_others(library, precision) if part == "others" else _of_length(int(part), library, precision))
+    began = time.process_time()
+    others = {"general": _general, "scores": _scores, "depth": _depth}
+    found = others[part](library, precision) if part in others else _of_length(int(part), library, precision)
+    return [{"part": part, **group} for group in found], time.process_time() - began
+
+
+def _seed(*words: Any) -> int:
+    """Another one for every library, part and setting."""
+    return int.from_bytes(hashlib.sha256(repr((SEED, *words)).encode()).digest()[:6])
 
 
 def _of_length(n: int, library: str, precision: float) -> Any:
     """Block by block for all widths that are not yet precise enough, so that they can share the block's draws."""
-    products = _Products()
-    made = {d: bundle(d, n, library, products) for d in WIDTHS}
+    kept: dict[Any, Any] = {}
+    made = {d: bundle(d, n, library, kept) for d in WIDTHS}
     found: dict[int, simulate.Result] = {}
     waiting, index = list(WIDTHS), 0
+    options: dict[str, Any] = {"seed": _seed(library, n), "block_bytes": 24 * n * COLUMNS[n]}
     while waiting:
         for d in waiting:
             state = found[d].state if d in found else None
-            found[d] = simulate.run(made[d][0], seed=SEED, blocks=[index], block_bytes=24 * n * COLUMNS[n], state=state)
+            found[d] = simulate.run(made[d][0], blocks=[index], state=state, **options)
         index += 1
         waiting = [d for d in waiting if found[d].samples < LEAST or found[d].precision > precision]
     for d in WIDTHS:
-        yield from _offs(found[d], *made[d], {"d": d, "n": n})
+        yield _group(found[d], *made[d], d=d, n=n)
 
 
-def _others(library: str, precision: float) -> Any:
+def _general(library: str, precision: float) -> Any:
+    """The energy above, the energy below and their quotient, for one head and for several."""
+    for (d, n), prefix in itertools.product(GENERAL, ("", "multi_head_")):
+        covariance, pairs, weights, W = _moments(d, n, library, prefix)
+        x = {"mean": pairs["mean_x"], "covariance": pairs["covariance_x"]} | W
+        c, pairs = {"noise_covariance": covariance}, pairs | W
+        signal = getattr(noise, f"{prefix}signal_energy")(weights, **x)
+        energy = getattr(noise, f"{prefix}noise_energy")(weights, SIGMA, **c, **W)
+        gamma = getattr(noise, f"{prefix}misalignment_energy")(weights, **pairs)
+        snr = _apart(getattr(simulate, f"{prefix}snr")(weights, SIGMA, **x, **c), signal, energy)
+        misaligned = _apart(getattr(simulate, f"{prefix}misalignment_snr")(weights, **pairs), signal, gamma)
+        for what, sampler in (("noise", snr), ("misalignment", misaligned)):
+            names = [f"{prefix}{one}, row {m}" for one in ("signal", what, f"signal over {what}") for m in range(3)]
+            yield _compared(sampler, names, precision, library, d=d, n=n, what=prefix + what)
+
+
+def _moments(d: int, n: int, library: str, prefix: str) -> tuple[Any, dict[str, Any], Any, dict[str, Any]]:
+    """Noise covariance, moments of pairs that are aligned in part, weights (a row for each sharpness), projections.
+
+    y is 0.8 x and something of its own, so the cross-covariance is not symmetric.
+    """
+    rng, H = np.random.default_rng([SEED, d, n, 1]), GENERAL_HEADS
+    means, (F, own) = rng.standard_normal((2, d)), rng.standard_normal((2, d, 2 * d)) / (2 * d) ** 0.5
+    G, noisy, W, out = 0.8 * F + 0.6 * own, *rng.standard_normal((3, d, d)) / d**0.5
+    pairs = {"mean_x": means[0], "mean_y": means[1], "covariance_x": F @ F.T, "covariance_y": G @ G.T}
+    pairs["cross_covariance"] = F @ G.T
+    weights = np.stack([_weights(H, s, n) for s in SHARPNESSES], axis=1)  # (H, M, n)
+    projections = {"value_projection": W, "output_projection": out[:, : d - 1]} if prefix else {"projection": W}
+    put = [{k: to_library(v, library) for k, v in arrays.items()} for arrays in (pairs, projections)]
+    return to_library(noisy @ noisy.T, library), put[0], to_library(weights if prefix else weights[0], library), put[1]
+
+
+def _apart(sampler: Sampler, over: Any, under: Any) -> Sampler:
+    """Of a quotient: both energies, and it itself, so that a factor which it loses is seen."""
+
+    def draw(generator: Any, count: int) -> tuple[Any, Any]:
+        above, below = sampler.draw(generator, count)
+        xp, one = array_namespace(above), array_namespace(above).ones_like(above)
+        return xp.stack([above, below, above], axis=1), xp.stack([one, one, below], axis=1)
+
+    theory = np.stack([from_library(one)[0] for one in (over, under, sampler.theory)])
+    return Sampler(draw, theory.shape, sampler.numbers + 8 * theory.size, theory)
+
+
+def _scores(library: str, precision: float) -> Any:
     for d, n in itertools.product((4, 16), (8, 64)):
         for what in ("key", "query"):
             rng = np.random.default_rng([SEED, d, n])
             arrays = [to_library(rng.standard_normal((2, *shape)), library) for shape in ((2, d), (n, d), (n, 3))]
             sampler = getattr(simulate, f"{what}_noise_energy")(*arrays, 0.01)
             names = [f"{what} noise, head {h}, row {m}" for h in range(2) for m in range(2)]
-            yield from _compared(sampler, names, precision, {"d": d, "n": n})
-    for d, mean_square in itertools.product((16, 64), (0.0, 1.0)):
-        weights = np.stack([_weights(8, s, 8) for s in SHARPNESSES])
-        sampler = simulate.depth_snr(to_library(weights, library), SIGMA, dim=d, mean_square=mean_square)
-        yield from _compared(sampler, [f"depth, token {n}" for n in range(8)], precision, {"d": d, "mean": mean_square})
+            yield _compared(sampler, names, precision, library, d=d, n=n, what=what)
+    weights, names = np.stack([_weights(8, s, 8) for s in SHARPNESSES]), [f"depth, token {n}" for n in range(8)]
+    for d, mean in itertools.product((16, 64), (0.0, 1.0)):
+        sampler = simulate.depth_snr(to_library(weights, library), SIGMA, dim=d, mean_square=mean)
+        yield _compared(sampler, names, precision, library, d=d, mean=mean, what="depth")
 
 
-def _compared(sampler: Sampler, names: list[str], precision: float, where: dict[str, Any]) -> Any:
-    yield from _offs(simulate.run(sampler, precision=precision, seed=SEED), sampler, names, where)
+def _depth(library: str, precision: float) -> Any:
+    """By how much the simulated SNR of each token differs from the closed form with a normalisation, relatively."""
+    weights = to_library(_weights(18, 1.0, 6).reshape(3, 6, 6), library)
+    for kind, d in itertools.product(("pre", "post"), DEPTH_WIDTHS if library == "numpy" else DEPTH_WIDTHS[:-2]):
+        sampler = simulate.depth_snr(weights, SIGMA, dim=d, mean_square=1.0, normalisation=kind)
+        found = simulate.run(sampler, precision=precision, seed=_seed(library, kind, d))
+        wanted, _ = from_library(sampler.theory)
+        error = {"error": found.mean / wanted - 1, "standard_error": found.standard_error / wanted}
+        group = _group(found, sampler, [], d=d, normalisation=kind)
+        yield group | {name: [float(f"{x:.4g}") for x in values] for name, values in error.items()}
 
 
-def _offs(found: simulate.Result, sampler: Sampler, names: list[str], where: dict[str, Any]) -> Any:
+def _depth_error(groups: list[Group]) -> dict[str, Any]:
+    """All libraries together, and whether the error is O(1/d).
+
+    d times the error is bounded if the error is c / d + c' / d^2 and nothing that stays. So e + c / d + c' / d^2 is
+    fitted to each token, by least squares with the errors as weights: e must be 0 within LIMIT of its standard errors.
+    """
+    found: dict[str, Any] = {}
+    for kind in sorted({g["normalisation"] for g in groups}):
+        some = [g for g in groups if g["normalisation"] == kind]
+        widths = sorted({g["d"] for g in some})
+        pooled = [_pooled([g for g in some if g["d"] == d]) for d in widths]
+        table = []
+        for d, (error, deviation) in zip(widths, pooled, strict=True):
+            at = int(np.argmax(np.abs(error)))
+            row = {"error": error[at], "standard_error": deviation[at], "times_d": d * error[at]}
+            table.append({"d": d, **{name: float(f"{x:.3g}") for name, x in row.items()}})
+        stays = np.asarray([_constant(widths, *token) for token in np.moveaxis(pooled, -1, 0).swapaxes(1, 2)])
+        bounded = bool(np.all(np.abs(stays[:, 0]) <= LIMIT * stays[:, 1]))
+        found[kind] = {"farthest_token": table, "stays": stays.round(5).tolist(), "bounded": bounded}
+    return found
+
+
+def _pooled(groups: list[Group]) -> tuple[np.ndarray, np.ndarray]:
+    """Of independent estimates: their mean, weighted by what each is worth, and its standard error."""
+    error, deviation = (np.asarray([g[name] for g in groups]) for name in ("error", "standard_error"))
+    share = 1 / deviation**2
+    return np.sum(share * error, axis=0) / share.sum(axis=0), share.sum(axis=0) ** -0.5
+
+
+def _constant(widths: list[int], error: np.ndarray, deviation: np.ndarray) -> tuple[float, float]:
+    """e of e + c / d + c' / d^2, and its standard error."""
+    powers = np.asarray([[1.0, 1 / d, 1 / d**2] for d in widths]) / deviation[:, None]
+    inverse = np.linalg.inv(powers.T @ powers)
+    return float(inverse[0] @ powers.T @ (error / deviation)), float(inverse[0, 0] ** 0.5)
+
+
+def _compared(sampler: Sampler, names: list[str], precision: float, library: str, **where: Any) -> Group:
+    found = simulate.run(sampler, precision=precision, seed=_seed(library, where))
+    return _group(found, sampler, names, **where)
+
+
+def _group(found: simulate.Result, sampler: Sampler, names: list[str], **where: Any) -> Group:
+    """Without names no rows: only how it was measured."""
     wanted = np.ravel(from_library(sampler.theory)[0])
     off = (np.ravel(found.mean) - wanted) / np.ravel(found.standard_error)
-    for name, value, distance in zip(names, wanted, off, strict=True):
-        yield {**where, "what": name, "theory": float(value), "off": round(float(distance), 3)}
+    rows = [
+        {"what": name, "theory": float(value), "off": round(float(distance), 3)}
+        for name, value, distance in zip(names, wanted, off, strict=bool(names))
+    ]
+    return {**where, "samples": found.samples, "precision": float(f"{found.precision:.3g}"), "rows": rows}
 
 
 def _weights(rows: int, sharpness: float, n: int) -> np.ndarray:
-    """Of normal scores; the sharpest are those of one token for n = 1, whatever they are."""
+    """Of normal scores."""
     scores = sharpness * np.random.default_rng([SEED, n, rows]).standard_normal((rows, n))
     raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return raised / raised.sum(axis=-1, keepdims=True)
 
 
-class _Products:
-    """Weights times a block of normal numbers, three times: remembered for the block that was asked for last."""
-
-    def __init__(self) -> None:
-        self._key: Any = None
-        self._kept: list[Any] = []
-
-    def of(self, generator: Any, rows: Any, columns: int) -> list[Any]:
-        """Three arrays (rows, columns)."""
-        key = (str(generator.bit_generator.state["state"]), columns)
-        if key != self._key:
-            xp = array_namespace(rows)
-            shape = (rows.shape[-1], columns)
-            self._kept = [xp.matmul(rows, place(generator.standard_normal(shape), rows)) for _ in range(3)]
-            self._key = key
-        return self._kept
+def _products(kept: dict[Any, Any], generator: Any, rows: Any, columns: int) -> list[Any]:
+    """Weights times a block of normal numbers, three times (rows, columns): the last block is remembered."""
+    key = (str(generator.bit_generator.state["state"]), columns)
+    if key not in kept:
+        kept.clear()
+        xp, shape = array_namespace(rows), (rows.shape[-1], columns)
+        kept[key] = [xp.matmul(rows, _place(generator.standard_normal(shape), rows)) for _ in range(3)]
+    return kept[key]
 
 
-def bundle(d: int, n: int, library: str, products: _Products) -> tuple[Sampler, list[str]]:
+def _place(array: np.ndarray, like: Any) -> Any:
+    """Where another array is, without a copy where the library allows."""
+    return array_namespace(like).asarray(array, device=device(like))
+
+
+def bundle(d: int, n: int, library: str, kept: dict[Any, Any]) -> tuple[Sampler, list[str]]:
     """All quantities of all heads and sharpnesses from the same draws; energies have a denominator of 1."""
-    rng = np.random.default_rng([SEED, d, n])
-    blocks, theory, names = [], [], []
-    for H, sharpness in itertools.product(HEADS, SHARPNESSES):
-        a = _weights(H, sharpness, n)
-        V = rng.standard_normal((d, H * max(1, d // H))) / d**0.5
-        blocks.append((a, V))
-        arrays = [to_library(a[:, None, :], library), to_library(V, library)]
+    rng, like = np.random.default_rng([SEED, d, n]), to_library(np.zeros(1), library)
+    rows, maps, theory, names = [], [], [], []
+    # The one weight of n = 1 is 1 at every sharpness.
+    for H, sharpness in itertools.product(HEADS, SHARPNESSES if n > 1 else SHARPNESSES[:1]):
+        a, V = _weights(H, sharpness, n), _place(rng.standard_normal((d, H * max(1, d // H))) / d**0.5, like)
+        rows.append(a)
+        maps.append((H, V))
+        weights, W, head = _place(a[:, None, :], like), {"value_projection": V}, f"{H} heads, sharpness {sharpness:g}"
+        theory.append(noise.multi_head_noise_energy(weights, SIGMA, **W))
+        names.append(f"{head}: noise")
         for shift in MEANS:
-            mean = to_library(np.full(d, shift), library)
-            theory += [from_library(one)[0].item() for one in _closed_forms(*arrays, mean)]
-            head = f"{H} heads, sharpness {sharpness:g}, mean {shift:g}: "
-            names += [head + what for what in ("noise", "signal", "snr", "misalignment", "misalignment snr")]
-    like = to_library(np.zeros(1), library)
-    rows, maps = place(np.concatenate([a for a, _ in blocks]), like), [(len(a), place(V, like)) for a, V in blocks]
-    sampler = Sampler(
-        lambda g, count: _draw(products.of(g, rows, count * d), d, rows, maps),
-        (len(names),),
-        3 * n * d,
-        np.asarray(theory),
-    )
-    return sampler, names
+            mean = _place(np.full(d, shift), like)
+            x, pair = {"mean": mean} | W, {"mean_x": mean, "mean_y": -3 * mean} | W
+            theory += [noise.multi_head_signal_energy(weights, **x), noise.multi_head_snr(weights, SIGMA, **x)]
+            theory += [getattr(noise, f"multi_head_misalignment_{what}")(weights, **pair) for what in ("energy", "snr")]
+            names += [f"{head}, mean {shift:g}: {w}" for w in ("signal", "snr", "misalignment", "misalignment snr")]
+    all_rows = _place(np.concatenate(rows), like)
+    values = np.asarray([from_library(one)[0].item() for one in theory])
 
+    def draw(generator: Any, count: int) -> tuple[Any, Any]:
+        return _draw(_products(kept, generator, all_rows, count * d), d, all_rows, maps)
 
-def _closed_forms(a: Any, V: Any, mean: Any) -> list[Any]:
-    """Of one setting; the other sequence has minus three times the mean."""
-    here: dict[str, Any] = {"value_projection": V}
-    return [
-        noise.multi_head_noise_energy(a, SIGMA, **here),
-        noise.multi_head_signal_energy(a, mean=mean, **here),
-        noise.multi_head_snr(a, SIGMA, mean=mean, **here),
-        noise.multi_head_misalignment_energy(a, mean_x=mean, mean_y=-3 * mean, **here),
-        noise.multi_head_misalignment_snr(a, mean_x=mean, mean_y=-3 * mean, **here),
-    ]
+    return Sampler(draw, (len(names),), 3 * n * d, values), names
 
 
 def _draw(drawn: list[Any], d: int, rows: Any, maps: list[tuple[int, Any]]) -> tuple[Any, Any]:
-    xp = array_namespace(rows)
+    xp, over, under, at = array_namespace(rows), [], [], 0
     of_x, of_y, of_noise = (xp.reshape(z, (rows.shape[0], -1, d)) for z in drawn)
     sums = xp.sum(rows, axis=-1)[:, None, None]  # what a common mean is multiplied by
-    over, under, at = [], [], 0
     for H, V in maps:
         some = slice(at, at + H)
         at += H
@@ -211,12 +339,61 @@ def _draw(drawn: list[Any], d: int, rows: Any, maps: list[tuple[int, Any]]) -> t
         mean = sums[some, ...] * xp.sum(V3, axis=1, keepdims=True)  # of a mean of 1 in every component
         noise_energy = xp.sum(noisy**2, axis=(0, 2))  # (count,)
         one = xp.ones_like(noise_energy)
+        over, under = [*over, noise_energy], [*under, one]
         for shift in MEANS:
             signal = xp.sum((x + shift * mean) ** 2, axis=(0, 2))
             gamma = xp.sum((moved - 4 * shift * mean) ** 2, axis=(0, 2))
-            over += [noise_energy, signal, signal, gamma, signal]
-            under += [one, one, noise_energy, one, gamma]
+            over += [signal, signal, gamma, signal]
+            under += [one, noise_energy, one, gamma]
     return xp.stack(over, axis=-1), xp.stack(under, axis=-1)
+
+
+def _written(facts: dict[str, Any], mine: bool) -> int:
+    """Data and tables into their files, and the exit status."""
+    data, tables = (ROOT / "build/noise_grid.json", ROOT / "build") if mine else (RESULTS, ROOT / "docs/generated")
+    write_whole(data, json.dumps(facts, indent=1) + "\n")
+    where = f"{facts['date']}, {facts['machine']['cpus']} processors ({facts['machine']['processor']}), relative "
+    where += f"standard errors of at most {facts['precision']:.1%}"
+    for name, lines in (("noise_grid", _table(facts)), ("depth_error", _depth_table(facts["depth_error"]))):
+        text = "\n".join(["% Written by benchmarks/noise_grid.py.", "", where + lines[0], "", *lines[1:]]) + "\n"
+        write_whole(tables / f"{name}.md", text)
+        print(text)
+    wrong = [record["beyond"] for record in facts["libraries"].values()]
+    return int(any(wrong) or not all(one["bounded"] for one in facts["depth_error"].values()))
+
+
+def _table(facts: dict[str, Any]) -> list[str]:
+    """What was compared, in Markdown."""
+    total, normal = sum(record["comparisons"] for record in facts["libraries"].values()), statistics.NormalDist()
+    half, chance = normal.inv_cdf((1 + 0.5 ** (1 / max(1, total))) / 2), 1 - (1 - 2 * normal.cdf(-LIMIT)) ** total
+    lines = [
+        f"; {facts['seconds']:.0f} s. The farthest of {total} *independent* normal numbers lies beyond {half:.1f} in "
+        f"half of all cases, and beyond {LIMIT:g} in {chance:.0%}; of dependent ones, as these are, no more often.",
+        "| library | comparisons | distinct values | samples | largest error | farthest, in errors | beyond 4 |",
+        "| --- " * 7 + "|",
+    ]
+    for library, record in facts["libraries"].items():
+        some = [group for group in record["groups"] if group["comparisons"]] or [{"samples": 0, "precision": 0.0}]
+        samples, worst = [group["samples"] for group in some], record["worst"] or {"off": 0.0}
+        lines.append(
+            f"| {library} {facts['versions'][library]} | {record['comparisons']} | {record['values']} "
+            f"| {min(samples)} to {max(samples)} | {max(group['precision'] for group in some):.2%} "
+            f"| {abs(worst['off']):.2f} | {len(record['beyond'])} |"
+        )
+    return lines
+
+
+def _depth_table(found: dict[str, Any]) -> list[str]:
+    """By how much the closed form with a normalisation is off, in Markdown."""
+    lines = [": three layers, six tokens with a mean of 1, sigma 0.7. Of the token that is farthest off:"]
+    lines += ["| normalisation | d | SNR measured / closed form - 1 | d times that |", "| --- " * 4 + "|"]
+    for kind, one in found.items():
+        for row in one["farthest_token"]:
+            number = f"{row['error']:+.2%} ± {row['standard_error']:.2%}"
+            lines.append(f"| {kind} | {row['d']} | {number} | {row['times_d']:+.2f} |")
+        e, deviation = max(one["stays"], key=lambda token: abs(token[0]) / token[1])
+        lines.append(f"| {kind} | infinite, fitted | {e:+.2%} ± {deviation:.2%} | |")
+    return lines
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -62,6 +63,11 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.heads < 1 or options.tokens < 1:
             raise ValueError("`--heads` and `--tokens` must be at least 1")
+        for name in ("mean", "shift"):
+            if not math.isfinite(vars(options)[name]):
+                raise ValueError(f"`--{name}` must be finite; got {vars(options)[name]}")
+        if options.seed < 0:
+            raise ValueError(f"`--seed` must not be negative; got {options.seed}")
         if options.dim < 1 or options.dim % options.heads:
             raise ValueError(f"`--dim` must be a multiple of {options.heads} heads; got {options.dim}")
         rows = [row for name in options.weights for row in _rows_of(name, _weights(name, options), options)]

@@ -1,5 +1,6 @@
-"""The full texts of tests/test_errors.py's table, row by row: a user reads all of it, so all of it is tested."""
+"""The full texts of errors, row by row: a user reads all of it, so all of it is tested."""
 
+# Of the table of tests/test_errors.py.
 TEXTS = [
     "`query` must be float16, bfloat16, float32 or float64; got int32 [IA-X-03]",
     "`value` must be float16, bfloat16, float32 or float64; got complex64 [IA-X-03]",
@@ -34,3 +35,68 @@ TEXTS = [
     "`bias` must be float32 as query is; got float64 [IA-X-04]",
     "`bias.query_positions` must be integer or float32 as f is; got float64 [IA-X-15]",
 ]
+
+# Of tests/test_noise.py, by the names of its table.
+NOISE_TEXTS = {
+    "negative": "`weights` must not be negative; the least is -0.5 [IA-X-34]",
+    "sum": "`weights` must sum to 1 over the last axis, within 2e-15; a sum is off by 0.1 [IA-X-34]",
+    "nan": "`weights` must not be negative; the least is nan [IA-X-34]",
+    "no axis": "`weights` must have the positions on its last axis; got an array without axes [IA-X-34]",
+    "integers": "`weights` must be float16, bfloat16, float32 or float64; got int64 [IA-X-03]",
+    "no width": "`dim` must be given, where no mean, covariance or projection says the width [IA-X-35]",
+    "widths": "the width of a token must be one; got `mean` 3, `covariance` 4 [IA-X-35]",
+    "dim": "`dim` must be a positive integer; got 0 [IA-X-35]",
+    "noise": "`noise` must have the axes (..., N, d) with N = 5; got (2, 3, 6) [IA-X-35]",
+    "flat mean": "`mean` must have at least 1 axis, and a width of at least 1; got shape () [IA-X-35]",
+    "no mean": "`mean` must have at least 1 axis, and a width of at least 1; got shape (0,) [IA-X-35]",
+    "not square": "`covariance` must be square; got shape (2, 3) [IA-X-35]",
+    "cross": "`cross_covariance` must be square; got shape (2, 3) [IA-X-35]",
+    "asymmetric": "`covariance` must be symmetric [IA-X-36]",
+    "indefinite": "`covariance` must be positive semidefinite; an eigenvalue is -1 [IA-X-36]",
+    "one of two": "`covariance` must be positive semidefinite; an eigenvalue is -1 [IA-X-36]",
+    "lopsided": "`covariance` must be symmetric [IA-X-36]",
+    "more than correlated": "`covariance of x and y together` must be positive semidefinite; an eigenvalue is -0.5 "
+    "[IA-X-36]",
+    "sigma": "`sigma` must be finite and not negative; got -1.0 [IA-X-37]",
+    "sigmas": "`sigma` must be finite and not negative everywhere [IA-X-37]",
+    "word": "`sigma` must be a real number or an array; got str [IA-X-37]",
+    "temperature": "`temperature` must be finite and positive; got 0 [IA-X-37]",
+    "form": "`form` must be one of 'exact', 'paper'; got 'papers' [IA-X-37]",
+    "form of signal": "`form` must be one of 'exact', 'paper'; got 'papers' [IA-X-37]",
+    "form of misalignment": "`form` must be one of 'exact', 'paper'; got 'papers' [IA-X-37]",
+    "normalisation": "`normalisation` must be one of None, 'pre', 'post'; got 'both' [IA-X-37]",
+    "depth": "`weights` must have the axes (..., L, N, N); got shape (3, 2, 5) [IA-X-35]",
+    "heads": "`weights` must have the axes (..., H, M, N); got shape (2, 5) [IA-X-35]",
+    "head width": "`value_projection` must have shape (d, H dh) with H = 3 heads; got (7, 7) [IA-X-35]",
+    "output": "`output_projection` must have shape (6, d_out), as wide as all heads; got (5, 2) [IA-X-35]",
+    "queries": "`query` must have the axes (..., M, width) with M = 2 as the weights have it; got shape (3, 6) "
+    "[IA-X-35]",
+    "means": "`mean` must have leading axes that broadcast to (2,), as the weights have it; got shape (3, 6) [IA-X-35]",
+    "covariances": "`covariance` must have leading axes that broadcast to (2,), as the weights have it; got shape (3, "
+    "2, 2) [IA-X-35]",
+    "more axes": "`sigma` must have a shape that broadcasts to (2,), as the weights have it; got shape (4, 2) "
+    "[IA-X-35]",
+    "other axes": "`sigma` must have a shape that broadcasts to (2,), as the weights have it; got shape (3,) [IA-X-35]",
+    "projections": "`projection` must have 2 axes, one for all weights; got shape (7, 3, 2) [IA-X-35]",
+    "temperatures": "`temperature` must have a shape that broadcasts to (2,), as the weights have it; got shape (3,) "
+    "[IA-X-35]",
+    "noises": "`noise` must have leading axes that broadcast to (2,), as the weights have it; got shape (3, 5, 4) "
+    "[IA-X-35]",
+    "energies": "`energy` must have a shape that broadcasts to (2,), as the weights have it; got shape (3,) [IA-X-35]",
+    "queries of heads": "`query` must have leading axes that broadcast to (3,), as the weights have it; "
+    "got shape (4, 2, 6) [IA-X-35]",
+    "grouped values": "`value` must have leading axes that broadcast to (3,), as the weights have it; "
+    "got shape (2, 5, 2) [IA-X-35]",
+    "means of heads": "`mean` must have leading axes that broadcast to (), as the weights have it; got shape (3, 6) "
+    "[IA-X-35]",
+    "sigmas of heads": "`sigma` must have a shape that broadcasts to (2,), as the weights have it; got shape (3, 2) "
+    "[IA-X-35]",
+    "value projections": "`value_projection` must have 2 axes, one for all weights; got shape (2, 6, 6) [IA-X-35]",
+    "nan mean": "`mean` must be finite everywhere [IA-X-36]",
+    "nan covariance": "`covariance` must be finite everywhere [IA-X-36]",
+    "nan cross": "`cross_covariance` must be finite everywhere [IA-X-36]",
+    "nan projection": "`projection` must be finite everywhere [IA-X-36]",
+    "inf shift": "`mean_y` must be finite everywhere [IA-X-36]",
+    "negative energy": "`energy` must be finite and not negative everywhere [IA-X-37]",
+    "list of energies": "`energy` must be a real number or an array; got list [IA-X-37]",
+}

@@ -21,12 +21,22 @@ def test_one_panel_with_other_sizes() -> None:
         [sys.executable, str(ROOT / "docs/figures/thresholds.py"), *words], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    rows = json.loads((ROOT / "build/thresholds.json").read_text())["rows"]
+    facts = json.loads((ROOT / "build/thresholds.json").read_text())
+    rows = facts["rows"]
+    assert facts["seconds"] > 0
     assert {(row["panel"], row["d"], row["shift"]) for row in rows} == {("c", 2, 2.0), ("c", 8, 2.0)}
     one_hot = [row["theory"] for row in rows if row["weights"] == "one-hot"]
     assert one_hot == [2 * d + 4 * d for d in (2, 8)] == [row["paper"] for row in rows if row["weights"] == "one-hot"]
     assert (ROOT / "build/thresholds.svg").stat().st_size > 1000
     assert "standard errors off" in ended.stdout
+
+
+def test_committed_data_say_how_long_they_took_and_where() -> None:
+    """docs/noise.md promises less than two minutes."""
+    facts = json.loads(DATA.read_text())
+    assert 0 < facts["seconds"] < 120
+    assert {"system", "processor", "cpus"} == set(facts["machine"])
+    assert {"python", "numpy", "matplotlib"} == set(facts["versions"])
 
 
 def test_committed_data_agree_with_the_closed_forms() -> None:

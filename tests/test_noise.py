@@ -270,110 +270,75 @@ def test_weights_rounded_to_a_narrow_dtype_are_still_weights(dtype: str) -> None
     np.testing.assert_allclose(found, noise.effective_tokens(a), rtol=0.02)
 
 
-A = weights_of(M, N)
-HEADS = weights_of(H, M, N)
-ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "negative": (
-        lambda: noise.effective_tokens(np.asarray([1.5, -0.5])),
-        ValueError,
-        r"`weights` must not be negative; the least is -0.5 \[IA-X-34\]",
+A, HEADS = weights_of(M, N), weights_of(H, M, N)
+ORTHONORMAL = np.linalg.qr(draw(D, D))[0]
+# Of each paper's form: keywords inside of its condition, and outside, one for each part of the condition.
+PAPER: dict[str, tuple[Callable[..., Any], dict[str, Any], list[dict[str, Any]]]] = {
+    "signal_energy": (
+        lambda **k: noise.signal_energy(A, **k),
+        {"projection": ORTHONORMAL},
+        [{"mean": np.ones(D)}, {"covariance": 2 * np.eye(D)}, {"projection": draw(D, 4)}],
     ),
-    "sum": (
-        lambda: noise.effective_tokens(A * 0.99),
-        ValueError,
-        r"`weights` must sum to 1 over the last axis, within .*; a sum is off by 0.01 \[IA-X-34\]",
+    "snr": (
+        lambda **k: noise.snr(A, 0.7, **k),
+        {"projection": draw(D, 4)},
+        [{"mean": np.ones(D)}, {"covariance": 2 * np.eye(D)}, {"noise_covariance": 3 * np.eye(D)}],
     ),
-    "nan": (lambda: noise.effective_tokens(np.asarray([np.nan, 1.0])), ValueError, r"not be negative.*IA-X-34"),
-    "no axis": (lambda: noise.effective_tokens(np.asarray(1.0)), ValueError, r"last axis.*IA-X-34"),
-    "integers": (lambda: noise.effective_tokens(np.asarray([1, 0])), TypeError, "got int64"),
-    "no width": (lambda: noise.critical_sigma(A), TypeError, r"`dim` must be given, .* \[IA-X-35\]"),
-    "widths": (
-        lambda: noise.signal_energy(A, mean=np.ones(3), covariance=np.eye(4)),
-        ValueError,
-        r"the width of a token must be one; got `mean` 3, `covariance` 4 \[IA-X-35\]",
+    "multi_head_noise_energy": (
+        lambda **k: noise.multi_head_noise_energy(HEADS, 0.7, **k),
+        {"value_projection": ORTHONORMAL, "output_projection": ORTHONORMAL.T.copy()},
+        [
+            {"noise_covariance": 2 * np.eye(D)},
+            {"value_projection": draw(D, D)},
+            {"output_projection": draw(D, D), "dim": D},
+        ],
     ),
-    "dim": (lambda: noise.noise_energy(A, 1.0, dim=0), ValueError, r"`dim` must be a positive integer; got 0"),
-    "noise": (lambda: noise.noise_bound(A, np.ones((M, 3, D))), ValueError, r"`noise` must have .* N = 5; got"),
-    "flat mean": (lambda: noise.signal_energy(A, mean=np.asarray(1.0)), ValueError, r"`mean` must have at least 1"),
-    "not square": (
-        lambda: noise.signal_energy(A, covariance=np.ones((2, 3))),
-        ValueError,
-        r"`covariance` must be square; got shape \(2, 3\) \[IA-X-35\]",
+    "multi_head_signal_energy": (
+        lambda **k: noise.multi_head_signal_energy(HEADS, **k),
+        {"value_projection": ORTHONORMAL},
+        [{"mean": np.ones(D)}, {"covariance": 2 * np.eye(D)}, {"value_projection": draw(D, D)}],
     ),
-    "cross": (
-        lambda: noise.misalignment_energy(A, cross_covariance=np.ones((2, 3))),
-        ValueError,
-        r"`cross_covariance` must be square; got shape \(2, 3\) \[IA-X-35\]",
+    "multi_head_snr": (
+        lambda **k: noise.multi_head_snr(HEADS, 0.7, **k),
+        {"value_projection": draw(D, D)},
+        [{"mean": np.ones(D)}, {"covariance": 2 * np.eye(D)}, {"noise_covariance": 3 * np.eye(D)}],
     ),
-    "asymmetric": (
-        lambda: noise.signal_energy(A, covariance=np.asarray([[1.0, 0.5], [0.4, 1.0]])),
-        ValueError,
-        r"`covariance` must be symmetric \[IA-X-36\]",
+    "multi_head_critical_sigma": (
+        lambda **k: noise.multi_head_critical_sigma(HEADS, **k),
+        {"value_projection": draw(D, D)},
+        [{"mean": np.ones(D)}, {"covariance": 2 * np.eye(D)}],
     ),
-    "indefinite": (
-        lambda: noise.signal_energy(A, covariance=np.asarray([[1.0, 2.0], [2.0, 1.0]])),
-        ValueError,
-        r"`covariance` must be positive semidefinite; an eigenvalue is -1 \[IA-X-36\]",
+    # One-hot weights, and outputs of energy 1.
+    "misalignment_snr": (
+        lambda **k: noise.misalignment_snr(np.eye(N), **k),
+        {"mean_y": np.full(1, 2.0)},
+        [{"dim": 3}, {"mean_x": np.ones(1)}, {"covariance_y": np.full((1, 1), 2.0)}],
     ),
-    "more than correlated": (
-        lambda: noise.misalignment_energy(A, cross_covariance=1.5 * np.eye(2)),
-        ValueError,
-        r"`covariance of x and y together` must be positive semidefinite; an eigenvalue is -0.5 \[IA-X-36\]",
-    ),
-    "sigma": (
-        lambda: noise.noise_energy(A, -1.0, dim=2),
-        ValueError,
-        r"`sigma` must be finite and not negative; got -1.0 \[IA-X-37\]",
-    ),
-    "sigmas": (
-        lambda: noise.noise_energy(A, np.asarray([1.0, np.nan]), dim=2),
-        ValueError,
-        r"`sigma` must be finite and not negative everywhere \[IA-X-37\]",
-    ),
-    "word": (lambda: noise.noise_energy(A, "1", dim=2), TypeError, r"`sigma` must be a real number .*; got str"),
-    "temperature": (
-        lambda: noise.tempered_weights(A, 0),
-        ValueError,
-        r"`temperature` must be finite and positive; got 0 \[IA-X-37\]",
-    ),
-    "form": (
-        lambda: noise.snr(A, 1.0, dim=2, form="papers"),
-        ValueError,
-        r"`form` must be one of 'exact', 'paper'; got 'papers' \[IA-X-37\]",
-    ),
-    "normalisation": (
-        lambda: noise.depth_snr(weights_of(2, N, N), 1.0, normalisation="both"),
-        ValueError,
-        r"`normalisation` must be one of None, 'pre', 'post'; got 'both' \[IA-X-37\]",
-    ),
-    "depth": (lambda: noise.depth_snr(HEADS, 1.0), ValueError, r"L, N, N\); got shape \(3, 2, 5\) \[IA-X-35\]"),
-    "heads": (lambda: noise.head_overlaps(A), ValueError, r"\(\.\.\., H, M, N\); got shape \(2, 5\) \[IA-X-35\]"),
-    "head width": (
-        lambda: noise.multi_head_noise_energy(HEADS, 1.0, dim=7),
-        ValueError,
-        r"`value_projection` must have shape \(d, H dh\) with H = 3 heads; got \(7, 7\) \[IA-X-35\]",
-    ),
-    "output": (
-        lambda: noise.multi_head_noise_energy(HEADS, 1.0, dim=6, output_projection=np.ones((5, 2))),
-        ValueError,
-        r"`output_projection` must have shape \(6, d_out\), as wide as all heads; got \(5, 2\) \[IA-X-35\]",
-    ),
-    "queries": (
-        lambda: noise.key_noise_energy(A, np.ones((3, D)), np.ones((N, 2)), 0.1),
-        ValueError,
-        r"`query` must have the axes \(\.\.\., M, width\) with M = 2 as the weights have it; got shape \(3, 6\)",
+    "multi_head_misalignment_snr": (
+        lambda **k: noise.multi_head_misalignment_snr(np.eye(N)[None], **k),
+        {"mean_y": np.full(1, 2.0)},
+        [{"dim": 3}, {"mean_x": np.ones(1)}, {"covariance_y": np.full((1, 1), 2.0)}],
     ),
 }
 
 
-@pytest.mark.parametrize("name", ERRORS)
-def test_bad_input_is_refused(name: str) -> None:
-    call, kind, text = ERRORS[name]
-    with pytest.raises(kind, match=text):
-        call()
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_form_agrees_inside_its_condition_and_differs_outside(name: str) -> None:
+    call, inside, outside = PAPER[name]
+    np.testing.assert_allclose(call(**inside, form="paper"), call(**inside), rtol=1e-12)
+    for keywords in outside:
+        assert np.all(np.abs(call(**keywords, form="paper") / call(**keywords) - 1) > 0.05), keywords
 
 
-def test_two_libraries_do_not_mix() -> None:
-    torch = pytest.importorskip("torch")
-    with pytest.raises(TypeError, match="`weights` and `mean` are on different libraries"):
-        noise.signal_energy(A, mean=torch.ones(3))
+def test_what_the_papers_forms_are() -> None:
+    S2 = np.sum(HEADS**2, axis=(0, 2))
+    mean = {"mean": np.ones(D)}
+    np.testing.assert_allclose(noise.multi_head_noise_energy(HEADS, 0.7, dim=D, form="paper"), 0.49 * D / H * S2)
+    np.testing.assert_allclose(noise.multi_head_signal_energy(HEADS, **mean, form="paper"), D / H * S2)
+    np.testing.assert_allclose(noise.multi_head_snr(HEADS, 0.7, **mean, form="paper"), [1 / 0.49] * M)
+    np.testing.assert_allclose(noise.multi_head_critical_sigma(HEADS, **mean, form="paper"), [1.0] * M)
+    np.testing.assert_allclose(noise.snr(A, 0.7, **mean, form="paper"), [1 / 0.49] * M)
+    shift = {"mean_y": np.ones(D)}
+    np.testing.assert_allclose(noise.misalignment_snr(A, **shift, form="paper"), [1 / (2 * D + D)] * M)
+    several = noise.multi_head_misalignment_snr(HEADS, **shift, form="paper")
+    np.testing.assert_allclose(several, [1 / (2 * D + D / H)] * M)

@@ -6,7 +6,8 @@ are fixed, so that a run that passed passes again.
 
 from __future__ import annotations
 
-import json
+import itertools
+import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from ia_core import simulate
 from ia_core.conformance._libraries import from_library, has_device, to_library
-from ia_core.simulate import Sampler, State
+from ia_core.simulate import Sampler
 
 N, D, H = 6, 8, 2
 APART = 5.2
@@ -158,7 +159,51 @@ def test_moments_are_those_of_the_samples() -> None:
         np.testing.assert_allclose(covariances[..., k], np.cov(flat[0][:, k], flat[1][:, k]), rtol=1e-6)
 
 
-def test_memory_is_bounded_by_the_block() -> None:
+def public_samplers() -> set[str]:
+    return {name for name in simulate.__all__ if name[0].islower()} - {"load_state", "merge", "run", "save_state"}
+
+
+def large(name: str, rows: int) -> Sampler:
+    """A sampler of many short rows, or of few long ones, with all that takes memory."""
+    n, d = (8, 16) if rows > 100 else (128, 24)
+    make, wide = getattr(simulate, name), {"value_projection": draw(d, 2 * d), "output_projection": draw(2 * d, 3)}
+    if name.endswith("y_noise_energy"):
+        return make(draw(2, rows, d), draw(2, n, d), draw(2, n, 40), 0.3)
+    if name == "depth_snr":
+        return make(weights_of(2, rows // 8, rows // 8), 0.7, dim=d, mean_square=1.0, normalisation="post")
+    joint = covariance_of(2 * d)
+    both = {"covariance_x": joint[:d, :d], "covariance_y": joint[d:, d:], "cross_covariance": joint[:d, d:]}
+    one = {"covariance": covariance_of(d), "mean": draw(d)}
+    keywords: dict[str, Any] = both if "misalignment" in name else {"dim": d} if name == "noise_energy" else one
+    keywords |= wide if name.startswith("multi") else {"projection": draw(d, d)}
+    sigma = [0.7] if name in ("noise_energy", "snr", "multi_head_snr") else []
+    return make(weights_of(*((2,) if name.startswith("multi") else ()), rows, n), *sigma, **keywords)
+
+
+def least_bytes(sampler: Sampler) -> int:
+    with pytest.raises(ValueError, match="must be at least") as caught:
+        simulate.run(sampler, blocks=[0], block_bytes=0)
+    return int(str(caught.value).split("at least ")[1].split(":")[0])
+
+
+@pytest.mark.parametrize("rows", [16, 1024])
+@pytest.mark.parametrize("name", sorted(public_samplers()))
+def test_memory_stays_within_what_run_says(name: str, rows: int) -> None:
+    """At most 1.25 times block_bytes and 128 KB, from the least block that there is; and most of it is made use of."""
+    sampler = large(name, rows)
+    for block_bytes in (least_bytes(sampler), 2**24):
+        simulate.run(sampler, blocks=[0], block_bytes=block_bytes)  # what is imported and remembered
+        tracemalloc.start()
+        try:
+            simulate.run(sampler, blocks=range(2), block_bytes=block_bytes)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak <= 1.25 * block_bytes + 2**17
+    assert peak >= 0.25 * block_bytes
+
+
+def test_a_block_has_as_many_samples_as_fit() -> None:
     counts: list[int] = []
 
     def values(generator: Any, count: int) -> tuple[Any, ...]:
@@ -166,8 +211,66 @@ def test_memory_is_bounded_by_the_block() -> None:
         return (generator.standard_normal((count, 1)),)
 
     simulate.run(Sampler(values, (1,), 1000), blocks=range(2), block_bytes=80_000)
-    simulate.run(Sampler(values, (1,), 10**9), blocks=range(2), block_bytes=80_000)
-    assert counts == [10, 10, 2, 2]
+    simulate.run(Sampler(values, (1,), 1), blocks=range(2), most=2 * 2**16)
+    simulate.run(Sampler(values, (1,), 1), blocks=[0], most=7)
+    assert counts == [10, 10, 2**16, 2**16, 7]
+    text = "`block_bytes` must be at least 128000: a sample takes 64000, of which there must be two.*; got 80000"
+    with pytest.raises(ValueError, match=text):
+        simulate.run(Sampler(values, (1,), 8000), blocks=range(2), block_bytes=80_000)
+
+
+def test_precision_is_looked_at_rarely_and_at_the_same_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ia_core.simulate import _run
+
+    looked: list[int] = []
+    estimate = _run.estimate
+    monkeypatch.setattr(_run, "estimate", lambda *a: looked.append(a[2]) or estimate(*a))
+    sampler, small = SAMPLERS["noise_energy"](lambda array: array), {"block_bytes": 2**14, "seed": 6}
+    simulate.run(sampler, blocks=range(50), **small)
+    assert looked == []
+    whole = simulate.run(sampler, precision=0.006, **small)
+    at, looked[:] = list(looked), []
+    assert len(whole.state.blocks) == at[-1] > 128
+    assert all(later - one <= max(1, one / 16) for one, later in itertools.pairwise(at))
+    assert len(at) < at[-1] / 2
+    half = simulate.run(sampler, blocks=range(37), **small).state
+    assert simulate.run(sampler, precision=0.006, state=half, **small).state == whole.state
+    assert looked == [n for n in at if n > 37]
+
+
+def fractions_of(rows: Any) -> list[Fraction]:
+    return [sum(map(Fraction, one), Fraction()) for one in zip(*rows, strict=True)]
+
+
+@pytest.mark.parametrize("reach", [8, 40, 300])
+def test_sums_are_exact_in_any_grouping(reach: int) -> None:
+    """Of numbers up to 2^(2 reach) apart, of both signs, which two float64 numbers hold, or not."""
+    from ia_core.simulate._exact import add, canonical, fold
+
+    rng = np.random.default_rng(reach)
+    numbers = rng.standard_normal((60, 5)) * 2.0 ** rng.integers(-reach, reach, (60, 5))
+    wanted = [sum(map(Fraction, column.tolist()), Fraction()) for column in numbers.T]
+    zero = (np.zeros(5), np.zeros(5))
+    found = []
+    for order in (np.arange(60), rng.permutation(60)):
+        parts = [zero, zero, zero]
+        for n in order:
+            parts[n % 3] = add(parts[n % 3], numbers[n])
+        found.append(canonical(fold(fold(parts[0], parts[1]), parts[2])))
+    assert fractions_of([row.tolist() for row in found[0]]) == wanted
+    assert [row.tolist() for row in found[0]] == [row.tolist() for row in found[1]]
+    assert found[0][0].tolist() == [float(x) for x in wanted]
+
+
+def test_any_order_of_parts_merges_to_the_same() -> None:
+    sampler, small = SAMPLERS["misalignment_snr"](lambda array: array), {"block_bytes": 2**15, "seed": 5}
+    whole = simulate.run(sampler, blocks=range(9), **small).state
+    parts = [simulate.run(sampler, blocks=some, **small).state for some in ([8, 0, 3], [1, 7], [2], [6, 5, 4])]
+    for order in itertools.permutations(parts):
+        one, *others = order
+        for other in others:
+            one = simulate.merge(other, one)
+        assert one == whole
 
 
 def test_results_can_be_shown() -> None:
@@ -196,58 +299,29 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str], monkeypatch
     assert "samples, precision" in capsys.readouterr().err
 
 
-SAMPLER = simulate.noise_energy(np.full((1, 4), 0.25), 1.0, dim=2)
-HALF = State(0, 2, (), frozenset({0}), (Fraction(3),), (Fraction(5),))
-ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
-    "none": (lambda: simulate.run(SAMPLER, blocks=[]), r"needs samples; it was asked for none \[IA-X-38\]"),
-    "most": (lambda: simulate.run(SAMPLER, most=0), r"asked for none \[IA-X-38\]"),
-    "precision": (lambda: simulate.run(SAMPLER, precision=0.0), r"`precision` must be .*; got 0.0 \[IA-X-38\]"),
-    "unreachable": (
-        lambda: simulate.run(SAMPLER, precision=1e-9),
-        r"`precision` 1e-09 needs about \S+e\+1\d samples, more than `most`, 1e\+09 \[IA-X-38\]",
-    ),
-    "both": (lambda: simulate.run(SAMPLER, precision=0.1, blocks=[0]), r"not both \[IA-X-38\]"),
-    "confidence": (
-        lambda: simulate.run(SAMPLER, blocks=[0]).interval(95),
-        r"`confidence` must be between 0 and 1; got 95 \[IA-X-38\]",
-    ),
-    "seeds": (lambda: simulate.merge(HALF, HALF._replace(seed=1)), r"one `seed`; got 0 and 1 \[IA-X-39\]"),
-    "twice": (lambda: simulate.merge(HALF, HALF), r"no block in common; both have 0 \[IA-X-39\]"),
-    "samplers": (
-        lambda: simulate.merge(HALF, HALF._replace(totals=(Fraction(1), Fraction(1)), blocks=frozenset({1}))),
-        r"one sampler \[IA-X-39\]",
-    ),
-    "other": (lambda: simulate.run(SAMPLER, state=HALF), r"one `block`; got 2 and .* \[IA-X-39\]"),
-}
+def test_a_sampler_is_known_by_its_parameters_and_not_by_its_library() -> None:
+    a, mean = weights_of(3, N), draw(D)
+    marks = [
+        simulate.snr(a, 0.7, mean=mean).fingerprint,
+        simulate.snr(a, 0.8, mean=mean).fingerprint,
+        simulate.snr(a, 0.7, mean=mean[::-1].copy()).fingerprint,
+        simulate.snr(a, 0.7, mean=mean, covariance=np.eye(D)).fingerprint,
+        simulate.snr(a[::-1].copy(), 0.7, mean=mean).fingerprint,
+        simulate.snr(a.astype(np.float32), 0.7, mean=mean.astype(np.float32)).fingerprint,
+        *(make(lambda array: array).fingerprint for make in SAMPLERS.values()),
+    ]
+    assert len(set(marks)) == len(marks) and "" not in marks
+    assert simulate.snr(a, 0.7, mean=mean, dim=D, form="paper").fingerprint == marks[0]
+    torch = pytest.importorskip("torch")
+    assert simulate.snr(torch.asarray(a), 0.7, mean=torch.asarray(mean)).fingerprint == marks[0]
 
 
-@pytest.mark.parametrize("name", ERRORS)
-def test_bad_input_is_refused(name: str) -> None:
-    call, text = ERRORS[name]
-    with pytest.raises(ValueError, match=text):
-        call()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: None,
-        lambda data: [],
-        lambda data: {},
-        lambda data: data | {"simulation": 2},
-        lambda data: data | {"totals": ["1/0"]},
-        lambda data: data | {"totals": ["__import__"]},
-        lambda data: data | {"products": []},
-        lambda data: data | {"block": 0},
-        lambda data: data | {"further": 1},
-    ],
-)
-def test_a_damaged_state_is_refused(damage: Callable[[Any], Any], tmp_path: Path) -> None:
-    path = tmp_path / "state.json"
-    simulate.save_state(HALF, path)
-    path.write_text(json.dumps(damage(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"is no state of a simulation, or is damaged: .* \[IA-X-39\]"):
-        simulate.load_state(path)
+def test_a_simulation_with_the_papers_form_measures_what_is() -> None:
+    """Only what it is compared with changes: inside of the condition they agree, with a mean they do not."""
+    a = weights_of(3, N)
+    for keywords, agrees in (({"dim": D}, True), ({"mean": np.ones(D)}, False)):
+        sampler = simulate.snr(a, 0.7, **keywords, form="paper")
+        assert (off(simulate.run(sampler, precision=0.01, seed=1), sampler.theory) < APART) == agrees
 
 
 def test_the_same_seed_is_the_same_in_every_library() -> None:
@@ -257,10 +331,3 @@ def test_the_same_seed_is_the_same_in_every_library() -> None:
         for name in ("numpy", "torch")
     )
     np.testing.assert_allclose(here.mean, there.mean, rtol=1e-12)
-
-
-def test_what_a_closed_form_takes_and_a_simulation_does_not_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"`sigma` must be a real number; got ndarray \[IA-X-37\]"):
-        simulate.noise_energy(weights_of(3, N), np.ones(3), dim=D)
-    with pytest.raises(ValueError, match=r"one mean, with 1 axes; got \(3, 8\) \[IA-X-35\]"):
-        simulate.signal_energy(weights_of(3, N), mean=np.ones((3, D)))

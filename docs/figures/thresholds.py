@@ -14,6 +14,8 @@ import argparse
 import datetime
 import importlib.metadata
 import json
+import os
+import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +185,16 @@ PANELS: dict[str, Callable[[Axes, tuple[int, ...], int, tuple[float, ...]], Rows
 }
 
 
+def environment() -> dict[str, Any]:
+    """When and on what it ran."""
+    versions = {name: importlib.metadata.version(name) for name in ("numpy", "matplotlib")}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()},
+        "versions": {"python": platform.python_version(), **versions},
+    }
+
+
 def main() -> None:
     """Measure, draw and write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -202,17 +214,14 @@ def main() -> None:
     figure.tight_layout()
     mine = options != parser.parse_args([])
     drawing = ROOT / ("build" if mine else "docs/_static") / "thresholds.svg"
-    facts = {
-        "date": datetime.date.today().isoformat(),
-        "versions": {name: importlib.metadata.version(name) for name in ("numpy", "matplotlib")},
-        **{"precision": PRECISION, "seed": SEED, "n": options.n, "rows": rows},
-    }
     (ROOT / "build").mkdir(exist_ok=True)
-    data = ROOT / ("build" if mine else "docs/results") / "thresholds.json"
-    write_whole(data, json.dumps(facts, indent=1) + "\n")
     matplotlib.rcParams["svg.hashsalt"] = "thresholds"
     figure.savefig(drawing, metadata={"Date": None})
     figure.savefig(ROOT / "build" / "thresholds.png", dpi=110)
+    data = ROOT / ("build" if mine else "docs/results") / "thresholds.json"
+    facts = {**environment(), "seconds": round(time.monotonic() - began, 1)}
+    facts |= {"precision": PRECISION, "seed": SEED, "n": options.n, "rows": rows}
+    write_whole(data, json.dumps(facts, indent=1) + "\n")
     off = [(row["mean"] - row["theory"]) / ((row["high"] - row["low"]) / 3.92 or 1) for row in rows]
     print(f"{len(rows)} dots, the farthest {max(map(abs, off)):.2f} standard errors off; {drawing.relative_to(ROOT)}")
 

@@ -11,8 +11,8 @@ mean               (..., d)                of the tokens
 covariance         (..., d, d)             of the tokens, or of their noise
 =================  ======================  =================================================================
 
-Leading axes of means and covariances are those of the weights before the heads. The output sum_h sum_i a_i^h x_i T_h,
-T_h = W_h O_h, of tokens with mean mu and covariance Sigma has the energy
+Leading axes of means and covariances broadcast to those of the weights before the heads, the axes of sigma to these and
+M. The output sum_h sum_i a_i^h x_i T_h, T_h = W_h O_h, of tokens with mean mu and covariance Sigma has the energy
 
     E||o||^2 = sum_hg G_hg tr(T_h^T Sigma T_g) + ||mu sum_h T_h||^2
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._arrays import Array, device, namespace_of
-from ._inputs import Given, check_choice, check_number, check_weights, given, quotient, squared, width_of
+from ._inputs import Given, check_choice, check_level, check_weights, given, quotient, squared, width_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -115,17 +115,19 @@ def multi_head_noise_energy(
     array([1.5])
     """
     check_choice("form", form)
-    overlaps, sigma = head_overlaps(weights), check_number("sigma", sigma)
+    overlaps, lead = head_overlaps(weights), weights.shape[:-3]
+    sigma = check_level("sigma", sigma, weights, (*lead, weights.shape[-2]))
     arrays = given(
         weights,
+        lead,
         noise_covariance=noise_covariance,
         value_projection=value_projection,
         output_projection=output_projection,
     )
     d = head_width(dim, arrays)
+    maps = head_maps(d, arrays, overlaps)
     if form == "paper":
         return sigma * sigma * d / weights.shape[-3] * _diagonal_sum(overlaps)
-    maps = head_maps(d, arrays, overlaps)
     return sigma * sigma * spread_energy(overlaps, maps, arrays.get("noise_covariance"))
 
 
@@ -137,6 +139,7 @@ def multi_head_signal_energy(
     covariance: Float[Array, "... d d"] | None = None,
     value_projection: Float[Array, "d Hdh"] | None = None,
     output_projection: Float[Array, "Hdh dout"] | None = None,
+    form: str = "exact",
 ) -> Float[Array, "... M"]:
     """The energy of the clean output of all heads together.
 
@@ -148,6 +151,10 @@ def multi_head_signal_energy(
     covariance : array of shape (..., d, d), optional
     value_projection, output_projection : array, optional
         As in :func:`multi_head_noise_energy`.
+    form : str
+        exact: the sum at the top of this module. paper: (d / H) sum_h sum_i (a_i^h)^2, the energy that the paper's
+        forms of noise and SNR (P5 to P7) leave for the signal; it agrees for a mean of 0, unit variances and
+        orthonormal projections.
 
     Returns
     -------
@@ -156,7 +163,7 @@ def multi_head_signal_energy(
     Raises
     ------
     TypeError, ValueError
-        As IA-X-34 to IA-X-36 say.
+        As IA-X-34 to IA-X-37 say.
 
     Examples
     --------
@@ -165,15 +172,20 @@ def multi_head_signal_energy(
     >>> multi_head_signal_energy(weights, mean=np.ones(8))
     array([14.])
     """
+    check_choice("form", form)
     overlaps = head_overlaps(weights)
     arrays = given(
         weights,
+        weights.shape[:-3],
         mean=mean,
         covariance=covariance,
         value_projection=value_projection,
         output_projection=output_projection,
     )
-    maps = head_maps(head_width(dim, arrays), arrays, overlaps)
+    d = head_width(dim, arrays)
+    maps = head_maps(d, arrays, overlaps)
+    if form == "paper":
+        return d / weights.shape[-3] * _diagonal_sum(overlaps)
     return spread_energy(overlaps, maps, arrays.get("covariance")) + shift_energy(maps, arrays.get("mean"))
 
 
@@ -187,6 +199,7 @@ def multi_head_snr(
     noise_covariance: Float[Array, "... d d"] | None = None,
     value_projection: Float[Array, "d Hdh"] | None = None,
     output_projection: Float[Array, "Hdh dout"] | None = None,
+    form: str = "exact",
 ) -> Float[Array, "... M"]:
     """Signal over noise (P6) in the output of all heads together; inf without noise.
 
@@ -197,6 +210,9 @@ def multi_head_snr(
     dim : int, optional
     mean, covariance, noise_covariance, value_projection, output_projection : array, optional
         As in :func:`multi_head_signal_energy` and :func:`multi_head_noise_energy`.
+    form : str
+        exact: the quotient of the two. paper: 1 / sigma^2, which agrees for a mean of 0, unit variances and white
+        noise, whatever the projections are.
 
     Returns
     -------
@@ -214,12 +230,12 @@ def multi_head_snr(
     >>> multi_head_snr(np.asarray([[[1.0, 0.0]], [[0.5, 0.5]]]), 0.5, dim=8)
     array([4.])
     """
-    projections: dict[str, Any] = {"value_projection": value_projection, "output_projection": output_projection}
+    both: dict[str, Any] = {"value_projection": value_projection, "output_projection": output_projection, "form": form}
     squares = (mean, covariance, noise_covariance)
     widths = [array.shape[-1] for array in squares if array is not None]
     dim = dim if dim is not None or not widths else int(widths[0])
-    signal = multi_head_signal_energy(weights, dim=dim, mean=mean, covariance=covariance, **projections)
-    noise = multi_head_noise_energy(weights, sigma, dim=dim, noise_covariance=noise_covariance, **projections)
+    signal = multi_head_signal_energy(weights, dim=dim, mean=mean, covariance=covariance, **both)
+    noise = multi_head_noise_energy(weights, sigma, dim=dim, noise_covariance=noise_covariance, **both)
     return quotient(signal, noise)
 
 
@@ -232,6 +248,7 @@ def multi_head_critical_sigma(
     noise_covariance: Float[Array, "... d d"] | None = None,
     value_projection: Float[Array, "d Hdh"] | None = None,
     output_projection: Float[Array, "Hdh dout"] | None = None,
+    form: str = "exact",
 ) -> Float[Array, "... M"]:
     """sigma*, at which signal and noise have the same energy in the output of all heads together (P7).
 
@@ -241,6 +258,9 @@ def multi_head_critical_sigma(
     dim : int, optional
     mean, covariance, noise_covariance, value_projection, output_projection : array, optional
         As in :func:`multi_head_snr`.
+    form : str
+        exact: the root of the quotient of the two energies at sigma = 1. paper: 1 for every head count, which agrees
+        for a mean of 0, unit variances and white noise.
 
     Returns
     -------
@@ -249,7 +269,7 @@ def multi_head_critical_sigma(
     Raises
     ------
     TypeError, ValueError
-        As IA-X-34 to IA-X-36 say.
+        As IA-X-34 to IA-X-37 say.
 
     Examples
     --------
@@ -266,6 +286,7 @@ def multi_head_critical_sigma(
         noise_covariance=noise_covariance,
         value_projection=value_projection,
         output_projection=output_projection,
+        form=form,
     )
     return namespace_of(weights=weights).sqrt(one)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._arrays import Array, namespace_of
 from ._heads import head_maps, head_overlaps, head_width, shift_energy, spread_energy
-from ._inputs import Given, check_choice, given, quotient, squared
+from ._inputs import Given, check_choice, given, not_below_zero, quotient, squared
 from ._misalignment import Difference, difference
 
 if TYPE_CHECKING:
@@ -84,14 +84,7 @@ def multi_head_misalignment_energy(
         value_projection=value_projection,
         output_projection=output_projection,
     )
-    if form == "exact":
-        return spread_energy(at.overlaps, at.maps, at.of.covariance) + shift_energy(at.maps, at.of.mean)
-    xp, H = namespace_of(weights=weights), weights.shape[-3]
-    shift = at.of.mean
-    if shift is not None and value_projection is not None:
-        shift = xp.matmul(shift[..., None, :], at.arrays["value_projection"])[..., 0, :]
-    shifted: Any = 0.0 if shift is None else squared(shift)[..., None] / H
-    return 2 * at.d + shifted + 0 * at.overlaps[..., 0, 0]
+    return _energy(at) if form == "exact" else _paper_energy(at)
 
 
 def multi_head_misalignment_snr(
@@ -105,6 +98,7 @@ def multi_head_misalignment_snr(
     cross_covariance: Float[Array, "... d d"] | None = None,
     value_projection: Float[Array, "d Hdh"] | None = None,
     output_projection: Float[Array, "Hdh dout"] | None = None,
+    form: str = "exact",
 ) -> Float[Array, "... M"]:
     """Energy of the aligned output of all heads over that of the misalignment; inf where there is none.
 
@@ -114,6 +108,9 @@ def multi_head_misalignment_snr(
     dim : int, optional
     mean_x, mean_y, covariance_x, covariance_y, cross_covariance, value_projection, output_projection : array, optional
         As in :func:`multi_head_misalignment_energy`.
+    form : str
+        exact: the quotient of the two energies. paper: 1 / gamma with the paper's gamma, as in
+        :func:`misalignment_snr`; it agrees where that gamma does and the aligned output has an energy of 1.
 
     Returns
     -------
@@ -122,7 +119,7 @@ def multi_head_misalignment_snr(
     Raises
     ------
     TypeError, ValueError
-        As IA-X-34 to IA-X-36 say.
+        As IA-X-34 to IA-X-37 say.
 
     Examples
     --------
@@ -130,6 +127,7 @@ def multi_head_misalignment_snr(
     >>> multi_head_misalignment_snr(np.asarray([[[1.0, 0.0]], [[0.5, 0.5]]]), dim=8)
     array([0.5])
     """
+    check_choice("form", form)
     at = _setting(
         weights,
         dim,
@@ -141,14 +139,29 @@ def multi_head_misalignment_snr(
         value_projection=value_projection,
         output_projection=output_projection,
     )
+    if form == "paper":
+        return 1 / _paper_energy(at)
     signal = spread_energy(at.overlaps, at.maps, at.arrays.get("covariance_x"))
     signal = signal + shift_energy(at.maps, at.arrays.get("mean_x"))
-    return quotient(signal, spread_energy(at.overlaps, at.maps, at.of.covariance) + shift_energy(at.maps, at.of.mean))
+    return quotient(signal, _energy(at))
+
+
+def _energy(at: _Setting) -> Array:
+    return not_below_zero(spread_energy(at.overlaps, at.maps, at.of.covariance) + shift_energy(at.maps, at.of.mean))
+
+
+def _paper_energy(at: _Setting) -> Array:
+    xp, H = namespace_of(overlaps=at.overlaps), at.overlaps.shape[-1]
+    shift = at.of.mean
+    if shift is not None and "value_projection" in at.arrays:
+        shift = xp.matmul(shift[..., None, :], at.arrays["value_projection"])[..., 0, :]
+    shifted: Any = 0.0 if shift is None else squared(shift)[..., None] / H
+    return 2 * at.d + shifted + 0 * at.overlaps[..., 0, 0]
 
 
 def _setting(weights: Array, dim: int | None, **arrays: Array | None) -> _Setting:
     overlaps = head_overlaps(weights)
-    some = given(weights, **arrays)
+    some = given(weights, weights.shape[:-3], **arrays)
     d = head_width(dim, some)
     of = difference(namespace_of(weights=weights), d, some, overlaps)
     return _Setting(some, d, overlaps, head_maps(d, some, overlaps), of)

@@ -4,11 +4,16 @@
 label      rule                                                                error
 =========  ==================================================================  ==========
 IA-X-34    weights are not negative and sum to 1, beyond rounding              ValueError
-IA-X-35    means, covariances and projections fit each other and ``dim``       both
-IA-X-36    covariances are symmetric and positive semidefinite                 ValueError
-IA-X-37    sigma is finite and not negative, a temperature positive, and a     both
-           form exact or paper
+IA-X-35    means, covariances and projections fit each other, ``dim`` and the  both
+           weights
+IA-X-36    means, covariances and projections are finite, and covariances      ValueError
+           symmetric and positive semidefinite
+IA-X-37    sigma and energies are finite and not negative, a temperature       both
+           positive, and a form exact or paper
 =========  ==================================================================  ==========
+
+What has one value for each row or batch of the weights broadcasts to their leading axes, as NumPy has it, and adds no
+axis to them: a result has the leading axes of its weights. Projections have no leading axes.
 
 Values are looked at where there are any: an array that is being traced or mapped has none yet.
 """
@@ -26,6 +31,8 @@ __all__ = [
     "Given",
     "check_choice",
     "check_covariance",
+    "check_dim",
+    "check_level",
     "check_number",
     "check_weights",
     "covariance_energy",
@@ -33,6 +40,7 @@ __all__ = [
     "holds",
     "known",
     "mean_energy",
+    "not_below_zero",
     "quotient",
     "squared",
     "width_of",
@@ -88,6 +96,15 @@ def check_number(name: str, number: Any, *, positive: bool = False, scalar: bool
     return wide
 
 
+def check_level(name: str, number: Any, weights: Array, lead: tuple[int, ...], *, positive: bool = False) -> Any:
+    """A number, or one for each row of weights: an array that broadcasts to these axes (IA-X-37, IA-X-35)."""
+    number = check_number(name, number, positive=positive)
+    if hasattr(number, "ndim") and number.ndim:
+        namespace_of(weights=weights, **{name: number})
+        _check_lead(name, number, 0, lead)
+    return number
+
+
 def check_choice(name: str, choice: Any, choices: tuple[Any, ...] = FORMS) -> None:
     """One of a few words (IA-X-37)."""
     if choice not in choices:
@@ -95,24 +112,52 @@ def check_choice(name: str, choice: Any, choices: tuple[Any, ...] = FORMS) -> No
         raise ValueError(f"`{name}` must be one of {listed}; got {choice!r} [IA-X-37]")
 
 
-def given(weights: Array, **arrays: Array | None) -> Given:
-    """Those of the arrays that are not None, widened; all of the library and the device of the weights."""
+def given(weights: Array, lead: tuple[int, ...], **arrays: Array | None) -> Given:
+    """Those of the arrays that are not None, widened; all of the library and the device of the weights.
+
+    ``lead`` are the axes of the weights that those of means and covariances broadcast to.
+    """
     some = {name: array for name, array in arrays.items() if array is not None}
-    namespace_of(weights=weights, **some)
+    xp = namespace_of(weights=weights, **some)
     for name, array in some.items():
         check_floating(name, array)
+        own = 1 if "mean" in name else 2
+        if array.ndim < own or not array.shape[-1]:
+            rule = "at least 1 axis" if own == 1 else "at least 2 axes"
+            came = f"got shape {tuple(array.shape)}"
+            raise ValueError(f"`{name}` must have {rule}, and a width of at least 1; {came} [IA-X-35]")
+        if not holds(xp.all(xp.isfinite(widen(array)))):
+            raise ValueError(f"`{name}` must be finite everywhere [IA-X-36]")
         if "covariance" in name and name != "cross_covariance":
             check_covariance(name, array)
-        least = 1 if "mean" in name else 2
-        if array.ndim < least:
-            raise ValueError(f"`{name}` must have at least {least} axes; got shape {tuple(array.shape)} [IA-X-35]")
+        if "projection" not in name:
+            _check_lead(name, array, own, lead)
+        elif array.ndim != 2:
+            raise ValueError(
+                f"`{name}` must have 2 axes, one for all weights; got shape {tuple(array.shape)} [IA-X-35]"
+            )
     return {name: widen(array) for name, array in some.items()}
+
+
+def _check_lead(name: str, array: Array, own: int, lead: tuple[int, ...]) -> None:
+    """The axes before an array's own ones broadcast to those of the weights, and do not add to them (IA-X-35)."""
+    before = tuple(array.shape[: array.ndim - own])
+    pairs = zip(reversed(before), reversed(lead), strict=False)
+    if len(before) > len(lead) or any(size not in (1, wanted) for size, wanted in pairs):
+        what = f"leading axes that broadcast to {lead}" if own else f"a shape that broadcasts to {lead}"
+        raise ValueError(f"`{name}` must have {what}, as the weights have it; got shape {tuple(array.shape)} [IA-X-35]")
+
+
+def check_dim(dim: Any) -> None:
+    """A width of tokens (IA-X-35)."""
+    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+        raise ValueError(f"`dim` must be a positive integer; got {dim!r} [IA-X-35]")
 
 
 def width_of(dim: int | None, arrays: Given) -> int:
     """d, the width of a token, which what is given must agree on (IA-X-35)."""
-    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int) or dim < 1):
-        raise ValueError(f"`dim` must be a positive integer; got {dim!r} [IA-X-35]")
+    if dim is not None:
+        check_dim(dim)
     widths = {} if dim is None else {"dim": dim}
     for name, array in arrays.items():
         # A projection maps its first axis to its last, as Linear does.
@@ -128,20 +173,23 @@ def width_of(dim: int | None, arrays: Given) -> int:
 
 
 def check_covariance(name: str, covariance: Array) -> None:
-    """Symmetric, and no eigenvalue below 0, beyond rounding: 16 d u times the largest (IA-X-36, IA-X-35)."""
+    """Symmetric, and no eigenvalue below 0, beyond rounding: 16 d u times its largest entry (IA-X-36, IA-X-35)."""
     xp = namespace_of(**{name: covariance})
     if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2]:
         raise ValueError(f"`{name}` must be square; got shape {tuple(covariance.shape)} [IA-X-35]")
     wide = widen(covariance)
     slack = 16 * covariance.shape[-1] * _ROUNDOFF[dtype_name(covariance.dtype)]
-    size = xp.max(xp.abs(wide))
-    if not holds(xp.all(xp.abs(wide - xp.matrix_transpose(wide)) <= slack * size)):
+    off = slack * xp.max(xp.abs(wide), axis=(-2, -1), keepdims=True)  # (..., 1, 1): of each matrix by itself
+    symmetric = xp.all(xp.abs(wide - xp.matrix_transpose(wide)) <= off)
+    if not holds(symmetric):
         raise ValueError(f"`{name}` must be symmetric [IA-X-36]")
-    if not known(size) or not hasattr(xp, "linalg"):  # no values yet, or no means to look
+    if not known(symmetric) or not hasattr(xp, "linalg"):  # no values yet, or no means to look
         return
-    least = float(xp.min(xp.linalg.eigvalsh(wide)))
-    if least < -slack * float(size):
-        raise ValueError(f"`{name}` must be positive semidefinite; an eigenvalue is {least:.3g} [IA-X-36]")
+    least = xp.min(xp.linalg.eigvalsh(wide), axis=-1)
+    below = least < -off[..., 0, 0]
+    if xp.any(below):
+        worst = float(xp.min(xp.where(below, least, xp.zeros_like(least))))
+        raise ValueError(f"`{name}` must be positive semidefinite; an eigenvalue is {worst:.3g} [IA-X-36]")
 
 
 def known(scalar: Array) -> bool:
@@ -161,6 +209,12 @@ def holds(condition: Array) -> bool:
 def squared(x: Array) -> Array:
     """||x||^2 over the last axis."""
     return namespace_of(x=x).sum(x * x, axis=-1)
+
+
+def not_below_zero(energy: Array) -> Array:
+    """An energy that is a difference, without the sign that rounding may leave of 0."""
+    xp = namespace_of(energy=energy)
+    return xp.where(energy < 0, xp.zeros_like(energy), energy)
 
 
 def quotient(signal: Array, noise: Array) -> Array:

@@ -10,7 +10,8 @@ cross_covariance  (..., d, d)     E (x_i - mu_x)(y_i - mu_y)^T; 0 by default: th
 projection        (d, dv)         W_v, applied as y W; none by default
 ================  ==============  ========================================================================
 
-Pairs (x_i, y_i) are independent of each other. Delta-o = sum_i a_i (y_i - x_i) W has the energy
+Leading axes of means and covariances broadcast to those of the weights. Pairs (x_i, y_i) are independent of each
+other. Delta-o = sum_i a_i (y_i - x_i) W has the energy
 
     gamma = E||Delta-o||^2 = S2 tr(W^T (Sigma_x + Sigma_y - C - C^T) W) + ||(mu_y - mu_x) W||^2
 """
@@ -24,10 +25,12 @@ from ._inputs import (
     Given,
     check_choice,
     check_covariance,
+    check_level,
     check_weights,
     covariance_energy,
     given,
     mean_energy,
+    not_below_zero,
     quotient,
     squared,
     width_of,
@@ -101,6 +104,7 @@ def misalignment_energy(
     wide = check_weights(weights)
     arrays = given(
         weights,
+        weights.shape[:-1],
         mean_x=mean_x,
         mean_y=mean_y,
         covariance_x=covariance_x,
@@ -114,7 +118,7 @@ def misalignment_energy(
     if form == "paper":
         return 2 * d + mean_energy(xp, of.mean, None) + 0 * squared(wide)
     W = arrays.get("projection")
-    return squared(wide) * covariance_energy(xp, d, of.covariance, W) + mean_energy(xp, of.mean, W)
+    return not_below_zero(squared(wide) * covariance_energy(xp, d, of.covariance, W) + mean_energy(xp, of.mean, W))
 
 
 def misalignment_snr(
@@ -127,6 +131,7 @@ def misalignment_snr(
     covariance_y: Float[Array, "... d d"] | None = None,
     cross_covariance: Float[Array, "... d d"] | None = None,
     projection: Float[Array, "d dv"] | None = None,
+    form: str = "exact",
 ) -> Float[Array, "..."]:
     """Energy of the aligned output over that of the misalignment; inf where there is none.
 
@@ -136,6 +141,10 @@ def misalignment_snr(
     dim : int, optional
     mean_x, mean_y, covariance_x, covariance_y, cross_covariance, projection : array, optional
         As in :func:`misalignment_energy`.
+    form : str
+        exact: the quotient of the two energies. paper: 1 / gamma with the paper's gamma, which takes the place of
+        sigma^2 in 1 / sigma^2; it agrees where that gamma does (see there) and the aligned output has an energy of 1,
+        as for d = 1 and a mean_x of 0, and falls with d where the exact form does not.
 
     Returns
     -------
@@ -145,7 +154,7 @@ def misalignment_snr(
     Raises
     ------
     TypeError, ValueError
-        As IA-X-34 to IA-X-36 say.
+        As IA-X-34 to IA-X-37 say.
 
     Notes
     -----
@@ -159,9 +168,11 @@ def misalignment_snr(
     >>> misalignment_snr(uniform, dim=64), misalignment_snr(uniform, mean_y=np.ones(64)).round(3)
     (array([0.5]), array([0.167]))
     """
+    check_choice("form", form)
     wide = check_weights(weights)
     arrays = given(
         weights,
+        weights.shape[:-1],
         mean_x=mean_x,
         mean_y=mean_y,
         covariance_x=covariance_x,
@@ -172,14 +183,16 @@ def misalignment_snr(
     d, xp = width_of(dim, arrays), namespace_of(weights=weights)
     of, W = difference(xp, d, arrays, wide), arrays.get("projection")
     S2 = squared(wide)
+    if form == "paper":
+        return 1 / (2 * d + mean_energy(xp, of.mean, None) + 0 * S2)
     signal = S2 * covariance_energy(xp, d, arrays.get("covariance_x"), W) + mean_energy(xp, arrays.get("mean_x"), W)
     gamma = S2 * covariance_energy(xp, d, of.covariance, W) + mean_energy(xp, of.mean, W)
-    return quotient(signal, gamma)
+    return quotient(signal, not_below_zero(gamma))
 
 
 def equivalent_sigma(
     weights: Float[Array, "... N"],
-    energy: Float[Array, "..."],
+    energy: Any,
     *,
     dim: int | None = None,
     noise_covariance: Float[Array, "... d d"] | None = None,
@@ -190,8 +203,8 @@ def equivalent_sigma(
     Parameters
     ----------
     weights : array of shape (..., N)
-    energy : array of shape (...)
-        For example from :func:`misalignment_energy`.
+    energy : float or array of shape (...)
+        Not negative, for example from :func:`misalignment_energy`.
     dim : int, optional
     noise_covariance, projection : array, optional
         As in :func:`noise_energy`.
@@ -217,7 +230,7 @@ def equivalent_sigma(
     >>> equivalent_sigma(weights, misalignment_energy(weights, dim=64), dim=64).round(4)
     array([1.4142])
     """
-    namespace_of(weights=weights, energy=energy)
+    energy = check_level("energy", energy, weights, weights.shape[:-1])
     one = noise_energy(weights, 1.0, dim=dim, noise_covariance=noise_covariance, projection=projection)
     return namespace_of(weights=weights).sqrt(energy / one)
 

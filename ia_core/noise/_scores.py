@@ -9,9 +9,10 @@ key        (..., N, D)       as in the scores
 value      (..., N, Dv)      as given; they are not noisy
 =========  ================  ==============================
 
-Scores that move by ds_ij move the output by sum_j a_ij (v_j - o_i) ds_ij, the softmax Jacobian applied to the values,
-and an error of the second order in ds. Noise of deviation sigma on each component of the keys moves scores
-independently of each other, that of the queries moves those of a row together.
+Leading axes of queries, keys and values broadcast to those of the weights. Scores that move by ds_ij move the output by
+sum_j a_ij (v_j - o_i) ds_ij, the softmax Jacobian applied to the values, and an error of the second order in ds. Noise
+of deviation sigma on each component of the keys moves scores independently of each other, that of the queries moves
+those of a row together.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from .._arrays import Array, namespace_of
-from ._inputs import check_number, check_weights, given, squared
+from ._inputs import Given, check_level, check_number, check_weights, given, squared
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -55,7 +56,7 @@ def key_noise_energy(
     Raises
     ------
     TypeError, ValueError
-        As IA-X-34, IA-X-35 and IA-X-37 say.
+        As IA-X-34 to IA-X-37 say.
 
     Examples
     --------
@@ -64,9 +65,7 @@ def key_noise_energy(
     >>> key_noise_energy(weights, np.ones((1, 4)), value, 0.1)
     array([0.005])
     """
-    wide, sigma = check_weights(weights), check_number("sigma", sigma)
-    arrays = given(weights, query=query, value=value)
-    _check_shapes(weights, query=query, value=value)
+    wide, sigma, arrays = _checked(weights, sigma, query=query, value=value)
     xp = namespace_of(weights=weights)
     step = _scale(scale, query) * sigma
     v = arrays["value"]
@@ -103,7 +102,7 @@ def query_noise_energy(
     Raises
     ------
     TypeError, ValueError
-        As IA-X-34, IA-X-35 and IA-X-37 say.
+        As IA-X-34 to IA-X-37 say.
 
     Examples
     --------
@@ -112,9 +111,7 @@ def query_noise_energy(
     >>> query_noise_energy(weights, np.asarray([[2.0], [0.0]]), value, 0.1).round(6)
     array([0.01])
     """
-    wide, sigma = check_weights(weights), check_number("sigma", sigma)
-    arrays = given(weights, key=key, value=value)
-    _check_shapes(weights, key=key, value=value)
+    wide, sigma, arrays = _checked(weights, sigma, key=key, value=value)
     xp = namespace_of(weights=weights)
     step = _scale(scale, key) * sigma
     v, k = arrays["value"], arrays["key"]
@@ -129,15 +126,19 @@ def _scale(scale: float | None, like: Array) -> Any:
     return 1 / math.sqrt(like.shape[-1]) if scale is None else check_number("scale", scale)
 
 
-def _check_shapes(weights: Array, **arrays: Array) -> None:
+def _checked(weights: Array, sigma: Any, **arrays: Array) -> tuple[Array, Any, Given]:
     """(..., M, N) weights go with (..., M, D) queries and with (..., N, D) of everything else."""
+    wide = check_weights(weights)
     if weights.ndim < 2:
         raise ValueError(f"`weights` must have the axes (..., M, N); got shape {tuple(weights.shape)} [IA-X-35]")
     M, N = weights.shape[-2:]
+    sigma = check_level("sigma", sigma, weights, weights.shape[:-1])
+    some = given(weights, weights.shape[:-2], **arrays)
     for name, array in arrays.items():
         axes, count = ("M", M) if name == "query" else ("N", N)
-        if array.ndim < 2 or array.shape[-2] != count or not array.shape[-1]:
+        if array.shape[-2] != count:
             raise ValueError(
                 f"`{name}` must have the axes (..., {axes}, width) with {axes} = {count} as the weights have it; "
                 f"got shape {tuple(array.shape)} [IA-X-35]"
             )
+    return wide, sigma, some

@@ -10,6 +10,7 @@ noise_covariance   (..., d, d)             C of the noise at sigma = 1; the iden
 projection         (d, dv)                 W_v, applied as x W, as :class:`ia_core.Linear` does; none by default
 =================  ======================  ===============================================================
 
+Leading axes of means and covariances, and the axes of sigma, broadcast to those of the weights.
 Tokens are independent of each other, noise has mean 0 and covariance sigma^2 C, independent for each token. With
 S2 = sum_i a_i^2 the output o* = sum_i a_i x_i W and its noise have the energies
 
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from .._arrays import Array, namespace_of
 from ._inputs import (
     check_choice,
-    check_number,
+    check_level,
     check_weights,
     covariance_energy,
     given,
@@ -52,7 +53,7 @@ def noise_bound(
     ----------
     weights : array of shape (..., N)
     noise : array of shape (..., N, d)
-        The noise eps itself, one sample.
+        The noise eps itself, one sample; its leading axes broadcast to those of the weights.
     projection : array of shape (d, dv), optional
 
     Returns
@@ -62,7 +63,7 @@ def noise_bound(
     Raises
     ------
     TypeError, ValueError
-        If the weights are none (IA-X-34), or shapes do not fit (IA-X-35).
+        If the weights are none (IA-X-34), shapes do not fit (IA-X-35), or the noise is not finite (IA-X-36).
 
     Notes
     -----
@@ -76,7 +77,7 @@ def noise_bound(
     5.0
     """
     wide = check_weights(weights)
-    arrays = given(weights, noise=noise, projection=projection)
+    arrays = given(weights, weights.shape[:-1], noise=noise, projection=projection)
     xp = namespace_of(weights=weights)
     width_of(None, arrays)
     if noise.shape[-2] != weights.shape[-1]:
@@ -102,7 +103,8 @@ def noise_energy(
     ----------
     weights : array of shape (..., N)
     sigma : float or array of shape (...)
-        Standard deviation of each component of the noise, or of the noise's scale if its covariance is given.
+        Standard deviation of each component of the noise, or of the noise's scale if its covariance is given. Here and
+        below, an array of fewer axes broadcasts to the leading axes of the weights.
     dim : int, optional
         d, where nothing else says it.
     noise_covariance : array of shape (..., d, d), optional
@@ -133,8 +135,9 @@ def noise_energy(
     array([2. , 0.5])
     """
     check_choice("form", form)
-    wide, sigma = check_weights(weights), check_number("sigma", sigma)
-    arrays = given(weights, noise_covariance=noise_covariance, projection=projection)
+    wide, lead = check_weights(weights), weights.shape[:-1]
+    sigma = check_level("sigma", sigma, weights, lead)
+    arrays = given(weights, lead, noise_covariance=noise_covariance, projection=projection)
     d = width_of(dim, arrays)
     if form == "paper":
         return sigma * sigma * d * squared(wide)
@@ -184,7 +187,7 @@ def signal_energy(
     """
     check_choice("form", form)
     wide = check_weights(weights)
-    arrays = given(weights, mean=mean, covariance=covariance, projection=projection)
+    arrays = given(weights, weights.shape[:-1], mean=mean, covariance=covariance, projection=projection)
     d = width_of(dim, arrays)
     if form == "paper":
         return d * squared(wide)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._arrays import Array, namespace_of
-from ._inputs import check_number, check_weights, squared
+from ._inputs import check_level, check_weights, squared
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -62,7 +62,7 @@ def tempered_weights(weights: Float[Array, "... N"], temperature: Any) -> Float[
     ----------
     weights : array of shape (..., N)
     temperature : float or array of shape (...)
-        Positive. An array has one for each row.
+        Positive. An array has one for each row: it broadcasts to the leading axes of the weights.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def tempered_weights(weights: Float[Array, "... N"], temperature: Any) -> Float[
     Raises
     ------
     TypeError, ValueError
-        If the weights are none (IA-X-34), or the temperature is not positive (IA-X-37).
+        If the weights are none (IA-X-34), or the temperature does not fit them (IA-X-35) or is not positive (IA-X-37).
 
     Examples
     --------
@@ -80,10 +80,9 @@ def tempered_weights(weights: Float[Array, "... N"], temperature: Any) -> Float[
     array([0.9412, 0.0588])
     """
     wide = check_weights(weights)
-    temperature = check_number("temperature", temperature, positive=True)
+    temperature = check_level("temperature", temperature, weights, weights.shape[:-1], positive=True)
     xp = namespace_of(weights=weights)
-    if hasattr(temperature, "dtype"):
-        namespace_of(weights=weights, temperature=temperature)
+    if hasattr(temperature, "ndim") and temperature.ndim:
         temperature = temperature[..., None]
     none = wide == 0  # whose logarithm, and gradient, would not be finite
     scores = xp.log(xp.where(none, xp.ones_like(wide), wide)) / temperature

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._state import State, moments
+from ._exact import Levels
+from ._state import State, levels_of, moments_of
 
-__all__ = ["Result", "result_of"]
+__all__ = ["Result", "estimate", "relative_error", "result_of"]
 
 
 class Result(NamedTuple):
@@ -46,9 +47,7 @@ class Result(NamedTuple):
     @property
     def precision(self) -> float:
         """The largest standard error over its mean."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            relative = np.where(self.standard_error == 0, 0.0, self.standard_error / np.abs(self.mean))
-        return float(np.max(relative, initial=0.0))
+        return relative_error(self.mean, self.standard_error)
 
     def interval(self, confidence: float = 0.95) -> tuple[Any, Any]:
         """Lower and upper end of the interval that covers the truth with this probability, for many samples."""
@@ -87,13 +86,25 @@ class Result(NamedTuple):
 
 def result_of(state: State, complete: bool) -> Result:
     """The estimate of a state of two samples or more."""
-    means, covariances = moments(state)
-    n = state.samples
+    mean, error = estimate(levels_of(state), state, len(state.blocks))
+    return Result(mean, error, state.samples, complete, state)
+
+
+def estimate(rows: Levels, state: State, blocks: int) -> tuple[Any, Any]:
+    """Mean and standard error of rows over so many blocks of what the state is of."""
+    means, covariances = moments_of(rows, state, blocks)
+    n = blocks * state.block
     if len(means) == 1:
-        return Result(means[0], np.sqrt(np.maximum(covariances[0, 0], 0) / n), n, complete, state)
+        return means[0], np.sqrt(np.maximum(covariances[0, 0], 0) / n)
     over, under = means
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = over / under
         spread = covariances[0, 0] - 2 * ratio * covariances[0, 1] + ratio * ratio * covariances[1, 1]
-        error = np.sqrt(np.maximum(spread, 0) / n) / np.abs(under)
-    return Result(ratio, error, n, complete, state)
+        return ratio, np.sqrt(np.maximum(spread, 0) / n) / np.abs(under)
+
+
+def relative_error(mean: Any, error: Any) -> float:
+    """The largest standard error over its mean; nan where a mean is none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where((error == 0) & np.isfinite(mean), 0.0, error / np.abs(mean))
+    return float(np.max(relative, initial=0.0))

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from numbers import Integral, Real
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._convert import to_library
 from ._draws import Sampler
-from ._result import Result, result_of
-from ._state import State, block_state, merge
+from ._exact import Levels, add, canonical
+from ._result import Result, estimate, relative_error, result_of
+from ._state import State, block_sums, check_one, levels_of, rows_of
 
-__all__ = ["run"]
+__all__ = ["block_size", "run"]
 
 # Before so many samples nobody can say how precise an estimate is.
 LEAST = 256
+# Numbers that the exact sums take for every element, while they are added to and when they become a state: 8 sums for
+# two components, 16 numbers each.
+SUMS = 128
+
+
+class _Tally(NamedTuple):
+    """What is added up: replaced as a whole, so that an interruption leaves the one before."""
+
+    levels: Levels
+    components: int
+    added: int
 
 
 def run(
@@ -38,19 +53,23 @@ def run(
     sampler : Sampler
         For example ``simulate.noise_energy(...)``.
     seed : int
-        Block k of a seed is the same in every run.
+        Not negative. Block k of a seed is the same in every run.
     precision : float, optional
-        Go on until every standard error is at most so much of its mean; 0.003 by default.
+        Go on until every standard error is at most so much of its mean; 0.003 by default. It is looked at after every
+        block up to the 32nd, and then every time that the number of blocks has grown by a sixteenth or less.
     blocks : iterable of int, optional
         Draw these blocks and no others, whatever precision they give.
     most : int
-        Samples; a precision that needs more is refused as soon as that can be told.
+        Samples, which are never exceeded; a precision that needs more is refused as soon as that can be told.
     block_bytes : int
-        Bytes that the random numbers of a block may take in float64: this, a few times, bounds the memory.
+        A block has as many samples as fit into so many bytes with all that is computed of them, but not more than
+        65536. Beyond what the sampler holds already, the memory stays within 1.25 times this and 128 KB. It is refused
+        where two samples, or the sums over them, do not fit.
     state : State, optional
-        Of an earlier run, which this one continues.
+        Of an earlier run with the same sampler, seed and block, which this one continues.
     progress : bool or callable
-        True prints a line to stderr every second; a callable is given the result so far, after every block.
+        True prints a line to stderr every second; a callable is given the result so far, after every block, which
+        takes time where blocks are small.
 
     Returns
     -------
@@ -59,9 +78,9 @@ def run(
 
     Raises
     ------
-    ValueError
-        If no sample is asked for, or a precision that needs more than ``most`` (IA-X-38), or the state is of another
-        simulation (IA-X-39).
+    TypeError, ValueError
+        If no sample is asked for, a precision that cannot be reached or needs more than ``most``, or a sample does not
+        fit into ``block_bytes`` (IA-X-38), or the state is of another simulation (IA-X-39).
 
     Examples
     --------
@@ -74,63 +93,159 @@ def run(
     """
     if precision is not None and blocks is not None:
         raise ValueError("give `precision` or `blocks`, not both [IA-X-38]")
-    precision = 0.003 if precision is None else precision
-    if not (isinstance(precision, float) and 0 < precision < 1):
-        raise ValueError(f"`precision` must be between 0 and 1; got {precision!r} [IA-X-38]")
-    count = max(2, min(block_bytes // (8 * sampler.numbers), 2**16))
-    wanted = None if blocks is None else list(blocks)
+    seed, most = _whole("seed", seed), _whole("most", most)
+    wanted = None if blocks is None else [_whole("blocks", index) for index in blocks]
     if most < 2 or (wanted is not None and not wanted and state is None):
         raise ValueError("a simulation needs samples; it was asked for none [IA-X-38]")
-    tell = _printer() if progress is True else progress or (lambda result: None)
-    complete = True
+    goal = None if wanted is not None else _goal(0.003 if precision is None else precision, most, sampler)
+    count = min(block_size(sampler, block_bytes), most)
+    start = _start(State(seed, count, tuple(sampler.shape), frozenset(), 0, (), sampler.fingerprint), state, wanted)
+    _check_most(start, len(wanted or ()), most)
+    order: Sequence[int] = range(max(start.blocks, default=-1) + 1, sys.maxsize) if wanted is None else wanted
+    tally, complete = _Tally(levels_of(start), start.components, 0), True
+    tell = _printer() if progress is True else _teller(progress)
     try:
-        for index in _indices(wanted, state):
-            found = _block(sampler, seed, index, count)
-            state = found if state is None else merge(state, found)
-            so_far = result_of(state, wanted is not None)
-            tell(so_far)
-            if wanted is None and _enough(so_far, precision, most):
+        for index in order:
+            if goal is not None:
+                _check_room(start, tally, goal, most)
+            tally = _added(tally, _block(sampler, seed, index, count))
+            tell(partial(_result, start, tally, order, wanted is not None))
+            if goal is not None and _enough(start, tally, order, goal, most):
                 break
     except KeyboardInterrupt:
         complete = False
-        if state is None:
+        if not tally.components:
             raise
-    assert state is not None
-    return result_of(state, complete)
+    return _result(start, tally, order, complete)
 
 
-def _indices(wanted: list[int] | None, state: State | None) -> Iterable[int]:
-    if wanted is not None:
-        return wanted
-    first = 0 if state is None or not state.blocks else max(state.blocks) + 1
-    return iter(range(first, sys.maxsize))
-
-
-def _block(sampler: Sampler, seed: int, index: int, count: int) -> State:
-    generator = np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed, index])))
-    values = sampler.draw(generator, count)
-    return block_state(seed, index, [to_library(one, np) for one in values], sampler.shape)
-
-
-def _enough(so_far: Result, precision: float, most: int) -> bool:
-    if so_far.samples < LEAST:
-        return False
-    if so_far.precision <= precision:
-        return True
-    needed = so_far.samples * (so_far.precision / precision) ** 2
-    if not needed <= most:
+def block_size(sampler: Sampler, block_bytes: int) -> int:
+    """Samples in a block."""
+    size, of_one = _whole("block_bytes", block_bytes), 8 * max(1, sampler.numbers)
+    least = max(2 * of_one, 8 * SUMS * math.prod(sampler.shape))
+    if size < least:
         raise ValueError(
-            f"`precision` {precision:g} needs about {needed:.2g} samples, more than `most`, {most:g} [IA-X-38]"
+            f"`block_bytes` must be at least {least}: a sample takes {of_one}, of which there must be two, and the "
+            f"sums take the rest; got {size} [IA-X-38]"
         )
+    return min(size // of_one, 2**16)
+
+
+def _whole(name: str, number: Any) -> int:
+    """A whole number that is not negative."""
+    if isinstance(number, bool) or not isinstance(number, Real):
+        raise TypeError(f"`{name}` must be an integer; got {type(number).__name__} [IA-X-38]")
+    value: Any = number
+    if not (isinstance(value, Integral) or float(value).is_integer()) or value < 0:
+        raise ValueError(f"`{name}` must be an integer, and not negative; got {value} [IA-X-38]")
+    return int(value)
+
+
+def _goal(precision: Any, most: int, sampler: Sampler) -> float:
+    """The precision, if it can be reached."""
+    if isinstance(precision, bool) or not isinstance(precision, Real) or not 0 < float(precision) < 1:
+        raise ValueError(f"`precision` must be between 0 and 1; got {precision!r} [IA-X-38]")
+    if most < LEAST:
+        raise ValueError(f"`most` must be at least {LEAST}: no precision can be told before; got {most} [IA-X-38]")
+    if sampler.theory is not None and not np.all(np.isfinite(to_library(sampler.theory, np, dtype="float64"))):
+        raise ValueError(
+            f"`precision` {float(precision):g} cannot be reached: the closed form is not finite, as of a ratio whose "
+            "denominator is 0 [IA-X-38]"
+        )
+    return float(precision)
+
+
+def _start(empty: State, state: State | None, wanted: list[int] | None) -> State:
+    """The state to go on from, if it is of this simulation."""
+    if state is not None and not isinstance(state, State):
+        raise TypeError(f"`state` must be a State; got {type(state).__name__} [IA-X-39]")
+    if wanted is not None and len(set(wanted)) < len(wanted):
+        raise ValueError("`blocks` must have no block twice [IA-X-38]")
+    if state is None:
+        return empty
+    check_one(state, empty._replace(blocks=frozenset(wanted or ())))
+    return state
+
+
+def _check_most(start: State, blocks: int, most: int) -> None:
+    if start.samples + blocks * start.block > most:
+        raise ValueError(
+            f"{blocks} blocks of {start.block} samples, after {start.samples}, are more than `most`, {most:g} [IA-X-38]"
+        )
+
+
+def _check_room(start: State, tally: _Tally, goal: float, most: int) -> None:
+    samples = start.samples + tally.added * start.block
+    if samples + start.block > most:
+        raise ValueError(
+            f"`precision` {goal:g} is not reached with {samples} samples, after which a block of {start.block} is more "
+            f"than `most`, {most:g} [IA-X-38]"
+        )
+
+
+def _block(sampler: Sampler, seed: int, index: int, count: int) -> tuple[Any, int]:
+    """The sums of a block, and of how many components."""
+    generator = np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed, index])))
+    values = [v if isinstance(v, np.ndarray) else to_library(v, np) for v in sampler.draw(generator, count)]
+    shape = (count, *sampler.shape)
+    if len(values) not in (1, 2) or any(one.shape != shape for one in values):
+        came = ", ".join(str(one.shape) for one in values)
+        raise ValueError(f"a sampler must draw one array of shape {shape}, or two; it drew {came or 'none'} [IA-X-38]")
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = block_sums(values)
+    if not np.isfinite(sums).all():
+        raise ValueError(f"a sampler must draw finite numbers; the sums over block {index} are not [IA-X-38]")
+    return sums, len(values)
+
+
+def _added(tally: _Tally, block: tuple[Any, int]) -> _Tally:
+    numbers, components = block
+    if not tally.components:
+        return _Tally((numbers, np.zeros_like(numbers)), components, 1)
+    if components != tally.components:
+        raise ValueError(f"the state has {tally.components} components, the sampler {components} [IA-X-39]")
+    return _Tally(add(tally.levels, numbers), components, tally.added + 1)
+
+
+def _result(start: State, tally: _Tally, order: Sequence[int], complete: bool) -> Result:
+    """Of what a run started from, and of the first blocks of the order."""
+    blocks = start.blocks | frozenset(order[: tally.added])
+    sums = rows_of(canonical(tally.levels))
+    return result_of(start._replace(blocks=blocks, components=tally.components, sums=sums), complete)
+
+
+def _enough(start: State, tally: _Tally, order: Sequence[int], goal: float, most: int) -> bool:
+    """Whether it is as precise as that. When it is looked at depends on the blocks alone, not on where a run began."""
+    blocks = len(start.blocks) + tally.added
+    samples = blocks * start.block
+    if samples < LEAST or blocks % (1 << max(0, blocks.bit_length() - 5)):
+        return False
+    of_both = start._replace(components=tally.components)
+    precision = relative_error(*estimate(canonical(tally.levels), of_both, blocks))
+    if precision <= goal:
+        return True
+    if math.isnan(precision):
+        raise ValueError(
+            f"`precision` {goal:g} cannot be reached: an estimate is not finite, as of a ratio whose denominator is 0 "
+            "[IA-X-38]"
+        )
+    needed = samples * (precision / goal) ** 2
+    if not needed <= most:
+        raise ValueError(f"`precision` {goal:g} needs about {needed:.2g} samples, more than `most`, {most:g} [IA-X-38]")
     return False
 
 
-def _printer() -> Callable[[Result], None]:
+def _teller(progress: Any) -> Callable[[Callable[[], Result]], None]:
+    return (lambda make: progress(make())) if progress else (lambda make: None)
+
+
+def _printer() -> Callable[[Callable[[], Result]], None]:
     last = [time.monotonic()]
 
-    def tell(so_far: Any) -> None:
+    def tell(make: Callable[[], Result]) -> None:
         if time.monotonic() - last[0] >= 1:
             last[0] = time.monotonic()
+            so_far = make()
             print(f"{so_far.samples} samples, precision {so_far.precision:.2g}", file=sys.stderr, flush=True)
 
     return tell

@@ -2,16 +2,20 @@
 
 All rows of the weights see the same tokens and noise, as the queries of one attention call do, and the numerator and
 the denominator of a ratio see the same tokens: common random numbers, with which they are compared more precisely.
+
+``form`` chooses what is in ``theory``. Samples are drawn from the definition either way: with ``form="paper"`` what is
+measured is held against the paper's form, and differs from it where that form's condition does not hold.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from .. import noise as theory
-from .._arrays import Array
-from ..noise._inputs import check_number, check_weights, squared
-from ._draws import Normal, Pairs, Sampler, pick, through, width
+from .._arrays import Array, namespace_of
+from ..noise._inputs import check_number, check_weights
+from ._draws import Normal, Pairs, Sampler, energy, fingerprint, of_squares, pick, through, width
 
 __all__ = ["misalignment_energy", "misalignment_snr", "noise_energy", "signal_energy", "snr"]
 
@@ -24,7 +28,7 @@ def noise_energy(weights: Array, sigma: float, **keywords: Any) -> Sampler:
     weights : array of shape (..., N)
     sigma : float
     **keywords
-        dim, noise_covariance, projection: as there.
+        dim, noise_covariance, projection, form: as there. The form is that of ``theory`` alone.
 
     Returns
     -------
@@ -39,13 +43,16 @@ def noise_energy(weights: Array, sigma: float, **keywords: Any) -> Sampler:
     check_number("sigma", sigma, scalar=True)
     wanted = theory.noise_energy(weights, sigma, **keywords)
     dim, spread, W = pick(keywords, "dim", "noise_covariance", "projection")
-    d, a = width(dim, weights, noise_covariance=spread, projection=W), check_weights(weights)
-    eps = Normal(a, d, None, spread)
+    d, a = width(dim, noise_covariance=spread, projection=W), check_weights(weights)
+    xp, eps, scaled = namespace_of(weights=a), Normal(a, d, None, spread), sigma * a
 
     def draw(generator: Any, count: int) -> tuple[Any, ...]:
-        return (squared(sigma * through(eps.draw(generator, count, a.shape[-1]), a, W)),)
+        return (energy(xp, through(xp, eps.draw(generator, count, a.shape[-1]), scaled, W)),)
 
-    return Sampler(draw, tuple(a.shape[:-1]), a.shape[-1] * d, wanted)
+    N = a.shape[-1]
+    numbers = max(eps.numbers(N), of_squares(N * d, a, d, W))
+    mark = fingerprint("noise_energy", weights=a, sigma=sigma, d=d, noise_covariance=spread, projection=W)
+    return Sampler(draw, tuple(a.shape[:-1]), numbers, wanted, mark)
 
 
 def signal_energy(weights: Array, **keywords: Any) -> Sampler:
@@ -55,7 +62,7 @@ def signal_energy(weights: Array, **keywords: Any) -> Sampler:
     ----------
     weights : array of shape (..., N)
     **keywords
-        dim, mean, covariance, projection: as there.
+        dim, mean, covariance, projection, form: as there. The form is that of ``theory`` alone.
 
     Returns
     -------
@@ -69,14 +76,17 @@ def signal_energy(weights: Array, **keywords: Any) -> Sampler:
     """
     wanted = theory.signal_energy(weights, **keywords)
     dim, mean, spread, W = pick(keywords, "dim", "mean", "covariance", "projection")
-    d = width(dim, weights, mean=mean, covariance=spread, projection=W)
-    a = check_weights(weights)
+    d = width(dim, mean=mean, covariance=spread, projection=W)
+    a, xp = check_weights(weights), namespace_of(weights=weights)
     x = Normal(a, d, mean, spread)
 
     def draw(generator: Any, count: int) -> tuple[Any, ...]:
-        return (squared(through(x.draw(generator, count, a.shape[-1]), a, W)),)
+        return (energy(xp, through(xp, x.draw(generator, count, a.shape[-1]), a, W)),)
 
-    return Sampler(draw, tuple(a.shape[:-1]), a.shape[-1] * d, wanted)
+    N = a.shape[-1]
+    numbers = max(x.numbers(N), of_squares(N * d, a, d, W))
+    mark = fingerprint("signal_energy", weights=a, d=d, mean=mean, covariance=spread, projection=W)
+    return Sampler(draw, tuple(a.shape[:-1]), numbers, wanted, mark)
 
 
 def snr(weights: Array, sigma: float, **keywords: Any) -> Sampler:
@@ -88,7 +98,8 @@ def snr(weights: Array, sigma: float, **keywords: Any) -> Sampler:
     sigma : float
         Positive.
     **keywords
-        dim, mean, covariance, noise_covariance, projection: as there.
+        dim, mean, covariance, noise_covariance, projection, form: as there. The form is that of ``theory`` alone:
+        samples are drawn from the definition, and agree with the paper's form inside of its condition.
 
     Returns
     -------
@@ -103,15 +114,18 @@ def snr(weights: Array, sigma: float, **keywords: Any) -> Sampler:
     check_number("sigma", sigma, positive=True, scalar=True)
     wanted = theory.snr(weights, sigma, **keywords)
     dim, mean, spread, noisy, W = pick(keywords, "dim", "mean", "covariance", "noise_covariance", "projection")
-    d = width(dim, weights, mean=mean, covariance=spread, noise_covariance=noisy, projection=W)
-    a = check_weights(weights)
-    x, eps = Normal(a, d, mean, spread), Normal(a, d, None, noisy)
+    d = width(dim, mean=mean, covariance=spread, noise_covariance=noisy, projection=W)
+    a, xp = check_weights(weights), namespace_of(weights=weights)
+    x, eps, scaled = Normal(a, d, mean, spread), Normal(a, d, None, noisy), sigma * a
 
     def draw(generator: Any, count: int) -> tuple[Any, ...]:
-        signal = squared(through(x.draw(generator, count, a.shape[-1]), a, W))
-        return signal, squared(sigma * through(eps.draw(generator, count, a.shape[-1]), a, W))
+        signal = energy(xp, through(xp, x.draw(generator, count, a.shape[-1]), a, W))
+        return signal, energy(xp, through(xp, eps.draw(generator, count, a.shape[-1]), scaled, W))
 
-    return Sampler(draw, tuple(a.shape[:-1]), 2 * a.shape[-1] * d, wanted)
+    N, rows = a.shape[-1], math.prod(a.shape[:-1])
+    numbers = rows + max(x.numbers(N), eps.numbers(N), of_squares(N * d, a, d, W))
+    given = {"mean": mean, "covariance": spread, "noise_covariance": noisy, "projection": W}
+    return Sampler(draw, tuple(a.shape[:-1]), numbers, wanted, fingerprint("snr", weights=a, sigma=sigma, d=d, **given))
 
 
 def misalignment_energy(weights: Array, **keywords: Any) -> Sampler:
@@ -121,7 +135,8 @@ def misalignment_energy(weights: Array, **keywords: Any) -> Sampler:
     ----------
     weights : array of shape (..., N)
     **keywords
-        dim, mean_x, mean_y, covariance_x, covariance_y, cross_covariance, projection: as there.
+        dim, mean_x, mean_y, covariance_x, covariance_y, cross_covariance, projection, form: as there. The form is that
+        of ``theory`` alone.
 
     Returns
     -------
@@ -135,13 +150,13 @@ def misalignment_energy(weights: Array, **keywords: Any) -> Sampler:
     """
     wanted = theory.misalignment_energy(weights, **keywords)
     a, W = check_weights(weights), keywords.get("projection")
-    pairs = Pairs(weights, a, keywords)
+    pairs, xp = Pairs(a, keywords), namespace_of(weights=a)
 
     def draw(generator: Any, count: int) -> tuple[Any, ...]:
         x, y = pairs.draw(generator, count, a.shape[-1])
-        return (squared(through(y - x, a, W)),)
+        return (energy(xp, through(xp, y - x, a, W)),)
 
-    return Sampler(draw, tuple(a.shape[:-1]), 2 * a.shape[-1] * pairs.d, wanted)
+    return _of_pairs("misalignment_energy", draw, a, pairs, keywords, wanted)
 
 
 def misalignment_snr(weights: Array, **keywords: Any) -> Sampler:
@@ -165,10 +180,19 @@ def misalignment_snr(weights: Array, **keywords: Any) -> Sampler:
     """
     wanted = theory.misalignment_snr(weights, **keywords)
     a, W = check_weights(weights), keywords.get("projection")
-    pairs = Pairs(weights, a, keywords)
+    pairs, xp = Pairs(a, keywords), namespace_of(weights=a)
 
     def draw(generator: Any, count: int) -> tuple[Any, ...]:
         x, y = pairs.draw(generator, count, a.shape[-1])
-        return squared(through(x, a, W)), squared(through(y - x, a, W))
+        return energy(xp, through(xp, x, a, W)), energy(xp, through(xp, y - x, a, W))
 
-    return Sampler(draw, tuple(a.shape[:-1]), 2 * a.shape[-1] * pairs.d, wanted)
+    return _of_pairs("misalignment_snr", draw, a, pairs, keywords, wanted)
+
+
+def _of_pairs(name: str, draw: Any, a: Array, pairs: Pairs, keywords: dict[str, Any], wanted: Any) -> Sampler:
+    N, rows, W = a.shape[-1], math.prod(a.shape[:-1]), keywords.get("projection")
+    drawn = 2 * N * pairs.d
+    passing = of_squares(drawn + N * pairs.d, a, pairs.d, W, kept=drawn)
+    numbers = rows + max(pairs.numbers(N), passing)
+    given = {key: value for key, value in keywords.items() if key not in ("dim", "form")}
+    return Sampler(draw, tuple(a.shape[:-1]), numbers, wanted, fingerprint(name, weights=a, d=pairs.d, **given))

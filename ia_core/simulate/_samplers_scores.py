@@ -8,8 +8,8 @@ from typing import Any
 from .. import noise as theory
 from .._arrays import Array, namespace_of
 from .._attention import attention_weights, indirect_attention
-from ..noise._inputs import check_choice, check_number, check_weights, squared
-from ._draws import Normal, Sampler
+from ..noise._inputs import check_choice, check_dim, check_number, check_weights
+from ._draws import Normal, Sampler, energy, fingerprint
 
 __all__ = ["depth_snr", "key_noise_energy", "query_noise_energy"]
 
@@ -83,10 +83,27 @@ def _perturbed(what: str, query: Array, key: Array, value: Array, sigma: float, 
         squares = 0.0
         for sign in (1.0, -1.0):
             output = indirect_attention(**spread | {what: spread[what] + sign * moved}, scale=scale)
-            squares = squares + squared(output - clean) / 2
+            squares = squares + energy(xp, output - clean) / 2
         return (squares,)
 
-    return Sampler(draw, tuple(query.shape[:-1]), size, wanted)
+    step = query.shape[-1] ** -0.5 if scale is None else scale
+    mark = fingerprint(f"{what}_noise_energy", **inputs, sigma=sigma, scale=step)
+    return Sampler(draw, tuple(query.shape[:-1]), _of_attention(size, query, key, value), wanted, mark)
+
+
+def _of_attention(size: int, query: Array, key: Array, value: Array) -> int:
+    """Numbers in memory at one time, for noise of that size.
+
+    The noise and what it moves, the copies that some libraries broadcast to, and the arrays of attention: those of its
+    scores five times, or its output three times.
+    """
+    rows: int = math.prod(query.shape[:-1])
+    heads, (N, Dv) = rows // max(1, query.shape[-2]), value.shape[-2:]
+    scores, output = rows * N, rows * Dv
+    inputs: int = sum(math.prod(array.shape) for array in (query, key, value))
+    repeated: int = 0 if key.shape[:-2] == query.shape[:-2] else heads * N * (key.shape[-1] + Dv)
+    attention: int = max(5 * scores + rows, scores + output, 3 * output)
+    return 3 * size + inputs + repeated + attention + 3 * rows
 
 
 def depth_snr(
@@ -122,6 +139,9 @@ def depth_snr(
     array([3.29, 3.29, 3.29, 3.29])
     """
     check_choice("normalisation", normalisation, (None, "pre", "post"))
+    check_dim(dim)
+    if weights.ndim != 3:
+        raise ValueError(f"a simulation of depth takes weights (L, N, N); got shape {tuple(weights.shape)} [IA-X-35]")
     wanted = theory.depth_snr(weights, sigma, mean_square=mean_square, gain=gain, normalisation=normalisation)[-1, :]
     a, xp = check_weights(weights), namespace_of(weights=weights)
     layers, N = a.shape[0], a.shape[-1]
@@ -140,6 +160,9 @@ def depth_snr(
             if normalisation == "post":
                 size = size_of(signal + noise)
                 signal, noise = signal / size, noise / size
-        return squared(signal), squared(noise)
+        return energy(xp, signal), energy(xp, noise)
 
-    return Sampler(draw, (N,), 2 * N * dim + layers * dim * dim, wanted)
+    given = {"mean_square": mean_square, "gain": gain, "normalisation": normalisation}
+    mark = fingerprint("depth_snr", weights=a, sigma=sigma, d=dim, **given)
+    # A projection while it is scaled; then beside it the tokens and the noise, of which one is in the layer.
+    return Sampler(draw, (N,), 2 * dim * dim + 7 * N * dim + 4 * N, wanted, mark)

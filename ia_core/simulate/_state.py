@@ -1,20 +1,44 @@
 """What a simulation has found so far: exact sums, so that the order and the grouping of its blocks do not matter.
 
-Of every block the sums and the centred products are taken in float64. From there on they are rational numbers, whose
-addition is associative: two interrupted halves merge to the uninterrupted run, to the last bit.
+Of every block of B samples v the sums and the centred products
+
+    S_p = sum_s v_p,   C_pq = sum_s (v_p - S_p / B) (v_q - S_q / B)
+
+are taken in float64. With S_p S_q = G_pq + e_pq, G the rounded product,
+
+    sum_s v_p v_q = G_pq / B + F_pq,   F_pq = C_pq + e_pq / B,
+
+and S, G and F are added without rounding from block to block: two interrupted halves merge to the uninterrupted run, to
+the last bit.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["State", "block_state", "load_state", "merge", "moments", "save_state"]
+from ._exact import Levels, canonical, fold, two_product, two_sum
+
+__all__ = [
+    "State",
+    "block_state",
+    "block_sums",
+    "check_one",
+    "levels_of",
+    "load_state",
+    "merge",
+    "moments",
+    "moments_of",
+    "rows_of",
+    "save_state",
+]
+
+VERSION = 2
 
 
 class State(NamedTuple):
@@ -29,14 +53,17 @@ class State(NamedTuple):
         Of what is estimated.
     blocks : frozenset of int
         Which blocks are in the sums.
-    totals : tuple of Fraction
-        sum_s v_p, for every component p of the sampler and every element.
-    products : tuple of Fraction
-        sum_s v_p v_q, for every pair p <= q.
+    components : int
+        P: 1, or 2 for a ratio.
+    sums : tuple of tuple of float
+        Exact sums over the blocks: of every component, then two for every pair of components p <= q; each of these P +
+        P (P + 1) for every element. The first row has them rounded, the second what that leaves, and so on.
+    sampler : str
+        The fingerprint of the sampler.
 
     Examples
     --------
-    >>> State(0, 2, (), frozenset({0}), (Fraction(3),), (Fraction(5),)).samples
+    >>> State(0, 2, (), frozenset({0}), 1, ((3.0, 9.0, 0.5), (0.0, 0.0, 0.0))).samples
     2
     """
 
@@ -44,8 +71,9 @@ class State(NamedTuple):
     block: int
     shape: tuple[int, ...]
     blocks: frozenset[int]
-    totals: tuple[Fraction, ...]
-    products: tuple[Fraction, ...]
+    components: int
+    sums: tuple[tuple[float, ...], ...]
+    sampler: str = ""
 
     @property
     def samples(self) -> int:
@@ -73,57 +101,89 @@ def merge(one: State, other: State) -> State:
 
     Examples
     --------
-    >>> half = State(0, 1, (), frozenset({0}), (Fraction(1),), (Fraction(1),))
-    >>> other = State(0, 1, (), frozenset({1}), (Fraction(2),), (Fraction(4),))
-    >>> merge(half, other).totals
-    (Fraction(3, 1),)
+    >>> half = State(0, 1, (), frozenset({0}), 1, ((1.0, 1.0, 0.0), (0.0, 0.0, 0.0)))
+    >>> other = State(0, 1, (), frozenset({1}), 1, ((2.0, 4.0, 0.0), (0.0, 0.0, 0.0)))
+    >>> merge(half, other).sums[0]
+    (3.0, 5.0, 0.0)
     """
-    for name in ("seed", "block", "shape"):
+    check_one(one, other)
+    if one.components != other.components:
+        came = f"{one.components} and {other.components}"
+        raise ValueError(f"states that are merged must have one number of `components`; got {came} [IA-X-39]")
+    sums = rows_of(canonical(fold(levels_of(one), levels_of(other))))
+    return one._replace(blocks=one.blocks | other.blocks, sums=sums)
+
+
+def check_one(one: State, other: State) -> None:
+    """Both are of one simulation, and have no block in common (IA-X-39)."""
+    if one.sampler != other.sampler:
+        came = f"{one.sampler or 'none'} and {other.sampler or 'none'}"
+        raise ValueError(f"states that are merged must be of one sampler; got the fingerprints {came} [IA-X-39]")
+    for name in ("seed", "shape", "block"):
         if getattr(one, name) != getattr(other, name):
             came = f"{getattr(one, name)} and {getattr(other, name)}"
             raise ValueError(f"states that are merged must have one `{name}`; got {came} [IA-X-39]")
-    if len(one.totals) != len(other.totals):
-        raise ValueError("states that are merged must be of one sampler [IA-X-39]")
     both = one.blocks & other.blocks
     if both:
         raise ValueError(f"states that are merged must have no block in common; both have {min(both)} [IA-X-39]")
-    return one._replace(
-        blocks=one.blocks | other.blocks,
-        totals=tuple(x + y for x, y in zip(one.totals, other.totals, strict=True)),
-        products=tuple(x + y for x, y in zip(one.products, other.products, strict=True)),
-    )
 
 
-def block_state(seed: int, index: int, components: list[Any], shape: tuple[int, ...]) -> State:
-    """The state of one block, of the components' values, each of shape (samples, ...)."""
+def block_sums(components: list[Any]) -> Any:
+    """S, and G and F of every pair, of the components' values (samples, ...): one array (L,)."""
     flat = [np.reshape(np.asarray(one, dtype=np.float64), (len(one), -1)) for one in components]
     count = len(flat[0])
-    sums = [one.sum(axis=0) for one in flat]
-    totals = [[Fraction(float(x)) for x in one] for one in sums]
-    products: list[Fraction] = []
-    for p, one in enumerate(flat):
-        for q in range(p, len(flat)):
-            centred = np.sum((one - sums[p] / count) * (flat[q] - sums[q] / count), axis=0)
-            pairs = zip(centred, totals[p], totals[q], strict=True)
-            products += [Fraction(float(c)) + x * y / count for c, x, y in pairs]
-    return State(seed, count, shape, frozenset({index}), tuple(x for one in totals for x in one), tuple(products))
+    sums = [np.einsum("sk->k", one) for one in flat]
+    centred = [one - total / count for one, total in zip(flat, sums, strict=True)]
+    found = list(sums)
+    for p, one in enumerate(centred):
+        for q in range(p, len(centred)):
+            product, off = two_product(sums[p], sums[q])
+            found += [product, np.einsum("sk,sk->k", one, centred[q]) + off / count]
+    return np.concatenate(found)
+
+
+def block_state(seed: int, index: int, components: list[Any], shape: tuple[int, ...], sampler: str = "") -> State:
+    """The state of one block."""
+    numbers = block_sums(components)
+    rows = rows_of((numbers, np.zeros_like(numbers)))
+    return State(seed, len(components[0]), shape, frozenset({index}), len(components), rows, sampler)
+
+
+def rows_of(rows: Levels) -> tuple[tuple[float, ...], ...]:
+    """Rows as a state has them: those after the second only where there is something in them."""
+    last = max((n for n, row in enumerate(rows) if row.any()), default=0)
+    return tuple(tuple(row.tolist()) for row in rows[: max(2, last + 1)])
+
+
+def levels_of(state: State) -> Levels:
+    """The sums of a state as arrays."""
+    return tuple(np.asarray(row, dtype=np.float64) for row in state.sums)
 
 
 def moments(state: State) -> tuple[Any, Any]:
     """Means (p, ...) and covariances (p, p, ...) of the components; the covariances need two samples."""
-    n, size = state.samples, int(np.prod(state.shape))
-    P = len(state.totals) // size if size else 1
-    means = np.zeros((P, size))
-    covariances = np.zeros((P, P, size))
-    for p in range(P):
-        means[p] = [float(x / n) for x in state.totals[p * size : (p + 1) * size]]
-    at = 0
+    return moments_of(levels_of(state), state, len(state.blocks))
+
+
+def moments_of(rows: Levels, state: State, blocks: int) -> tuple[Any, Any]:
+    """The same of rows over so many blocks, in place of the state's own."""
+    n, P = blocks * state.block, state.components
+    high, low = (row.reshape(P + P * (P + 1), -1) for row in rows[:2])
+    means = high[:P] / n
+    covariances = np.zeros((P, P, high.shape[-1]))
+    at = P
     for p in range(P):
         for q in range(p, P):
-            for k in range(size):
-                total = state.totals[p * size + k] * state.totals[q * size + k]
-                covariances[p, q, k] = covariances[q, p, k] = float((state.products[at + k] - total / n) / (n - 1))
-            at += size
+            # sum_b G - T_p T_q / blocks, T the totals, to 100 bits: where means are large, nearly all of it cancels.
+            product, off = two_product(high[p], high[q])
+            off = off + (high[p] * low[q] + low[p] * high[q])
+            part = product / blocks
+            back, error = two_product(part, float(blocks))
+            rest = (((product - back) - error) + off) / blocks
+            between, left = two_sum(high[at], -part)
+            between = between + (left + low[at] - rest)
+            covariances[p, q] = covariances[q, p] = (high[at + 1] + between / state.block) / (n - 1)
+            at += 2
     return means.reshape(P, *state.shape), covariances.reshape(P, P, *state.shape)
 
 
@@ -137,19 +197,13 @@ def save_state(state: State, path: str | os.PathLike[str]) -> None:
 
     Examples
     --------
-    >>> state = State(0, 2, (), frozenset({0, 1}), (Fraction(3, 2),), (Fraction(5),))
+    >>> state = State(0, 2, (), frozenset({0, 1}), 1, ((1.5, 2.25, 0.1), (0.0, 0.0, 0.0)), "noise_energy 1f")
     >>> save_state(state, "half.json")
     >>> load_state("half.json") == state
     True
     """
     path = Path(path)
-    data = {
-        "simulation": 1,
-        **state._asdict(),
-        "blocks": sorted(state.blocks),
-        "totals": [str(x) for x in state.totals],
-        "products": [str(x) for x in state.products],
-    }
+    data = {"simulation": VERSION, **state._asdict(), "blocks": sorted(state.blocks)}
     unfinished = path.with_name(path.name + ".new")
     unfinished.write_text(json.dumps(data) + "\n", encoding="utf-8")
     unfinished.replace(path)
@@ -169,29 +223,42 @@ def load_state(path: str | os.PathLike[str]) -> State:
     Raises
     ------
     ValueError
-        If the file is none, or is damaged (IA-X-39).
+        If the file is none, is damaged, or does not say of which sampler it is, as those of the first version do not
+        (IA-X-39).
 
     Examples
     --------
-    >>> save_state(State(0, 2, (), frozenset({0}), (Fraction(3),), (Fraction(5),)), "state.json")
+    >>> save_state(State(0, 2, (), frozenset({0}), 1, ((3.0, 9.0, 0.5), (0.0, 0.0, 0.0))), "state.json")
     >>> load_state("state.json").samples
     2
     """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        if data.pop("simulation") != 1:
-            raise ValueError("another version")
+        version = data.pop("simulation")
+        if version == 1:
+            raise ValueError("it is of version 1, which does not tell of which sampler it is, and must be run again")
+        if version != VERSION:
+            raise ValueError(f"it is of version {version}, and this is {VERSION}")
         state = State(**data)
         state = state._replace(
-            shape=tuple(int(x) for x in state.shape),
-            blocks=frozenset(int(x) for x in state.blocks),
-            totals=tuple(Fraction(x) for x in state.totals),
-            products=tuple(Fraction(x) for x in state.products),
+            shape=tuple(_whole(x) for x in state.shape),
+            blocks=frozenset(_whole(x) for x in state.blocks),
+            sums=tuple(tuple(float(x) for x in row) for row in state.sums),
         )
-        size = int(np.prod(state.shape))
-        P = len(state.totals) // max(1, size)
-        if len(state.totals) != P * size or len(state.products) != P * (P + 1) // 2 * size or state.block < 1:
+        P, size = state.components, math.prod(state.shape)
+        wanted = (P + P * (P + 1)) * size
+        if P not in (1, 2) or len(state.sums) < 2 or any(len(row) != wanted for row in state.sums):
             raise ValueError("sums of another shape")
-    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+        if not all(math.isfinite(x) for row in state.sums for x in row):
+            raise ValueError("sums that are not finite")
+        if _whole(state.block) < 1 or _whole(state.seed) < 0 or not isinstance(state.sampler, str):
+            raise ValueError("no numbers where there should be some")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"`{path}` is no state of a simulation, or is damaged: {error} [IA-X-39]") from error
-    return state
+    return state._replace(sums=rows_of(canonical(levels_of(state))))
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"no count: {number!r}")
+    return number
