@@ -106,7 +106,8 @@ def _plain(draw: Draw, count: int, blocks: int) -> list[Any]:
         generator = np.random.Generator(np.random.SFC64([0, index]))
         values = [from_library(one)[0] for one in draw(generator, count)]
         pairs = itertools.combinations_with_replacement(values, 2)
-        found = [one.sum(axis=0) for one in values] + [(one * other).sum(axis=0) for one, other in pairs]
+        found = [one.sum(axis=0) for one in values]
+        found += [np.einsum("s...,s...->...", one, other) for one, other in pairs]
         sums = found if not sums else [x + y for x, y in zip(sums, found, strict=True)]
     return sums
 
@@ -116,7 +117,14 @@ def _weights(*shape: int) -> np.ndarray:
 
 
 def _squares(x: Any) -> Any:
-    return array_namespace(x).sum(x * x, axis=-1)
+    return np.vecdot(x, x) if isinstance(x, np.ndarray) else array_namespace(x).sum(x * x, axis=-1)
+
+
+def _normal(generator: Any, like: Any, *shape: int, mean: float = 0.0) -> Any:
+    z = generator.standard_normal(shape)
+    if mean:
+        z += mean
+    return place(z, like)
 
 
 def _one_head(name: str) -> Callable[[Any, int], tuple[Sampler, Draw]]:
@@ -130,19 +138,17 @@ def _one_head(name: str) -> Callable[[Any, int], tuple[Sampler, Draw]]:
         )
         sigma = [SIGMA] if name in ("noise_energy", "snr") else []
 
-        def tokens(generator: Any, count: int, mean: Any = 0.0) -> Any:
-            return place(generator.standard_normal((count, N, D)) + mean, a)
+        scaled = SIGMA * a
 
         def draw(generator: Any, count: int) -> list[Any]:
             if name == "noise_energy":
-                return [_squares(SIGMA * xp.matmul(a, tokens(generator, count)))]
-            x = tokens(generator, count, ones)
+                return [_squares(xp.matmul(scaled, _normal(generator, a, count, N, D)))]
+            x = _normal(generator, a, count, N, D, mean=1.0)
             signal = [] if name == "misalignment_energy" else [_squares(xp.matmul(a, x))]
             if name == "signal_energy":
                 return signal
-            other = tokens(generator, count)
-            moved = SIGMA * xp.matmul(a, other) if name == "snr" else xp.matmul(a, other - x)
-            return [*signal, _squares(moved)]
+            other = _normal(generator, a, count, N, D)
+            return [*signal, _squares(xp.matmul(scaled, other) if name == "snr" else xp.matmul(a, other - x))]
 
         return getattr(simulate, name)(a, *sigma, **keywords), draw
 
@@ -160,9 +166,10 @@ def _heads(name: str) -> Callable[[Any, int], tuple[Sampler, Draw]]:
             return xp.reshape(heads, (x.shape[0], rows, D))
 
         def draw(generator: Any, count: int) -> list[Any]:
-            x, other = (place(generator.standard_normal((count, N, D)), a) for _ in range(2))
-            moved = SIGMA * output(other) if name == "multi_head_snr" else output(other - x)
-            return [_squares(output(x)), _squares(moved)]
+            x, other = (_normal(generator, a, count, N, D) for _ in range(2))
+            if name == "multi_head_snr":
+                other *= SIGMA
+            return [_squares(output(x)), _squares(output(other if name == "multi_head_snr" else other - x))]
 
         return getattr(simulate, name)(a, *([SIGMA] if name == "multi_head_snr" else []), dim=D), draw
 
@@ -181,7 +188,7 @@ def _scores(what: str) -> Callable[[Any, int], tuple[Sampler, Draw]]:
 
         def draw(generator: Any, count: int) -> list[Any]:
             shape = query.shape if what == "query" else key.shape
-            moved = 0.1 * place(generator.standard_normal((count, *shape)), query)
+            moved = 0.1 * _normal(generator, query, count, *shape)
             inputs = {"query": query, "key": key, "value": value}
             spread = {name: xp.broadcast_to(array, (count, *array.shape)) for name, array in inputs.items()}
             total = 0.0
@@ -201,10 +208,10 @@ def _depth(put: Any, rows: int) -> tuple[Sampler, Draw]:
     xp = array_namespace(a)
 
     def draw(generator: Any, count: int) -> list[Any]:
-        signal, noise = (place(generator.standard_normal((count, tokens, D)), a) for _ in range(2))
-        signal, noise = signal + 1.0, SIGMA * noise
+        signal = _normal(generator, a, count, tokens, D, mean=1.0)
+        noise = SIGMA * _normal(generator, a, count, tokens, D)
         for layer in range(LAYERS):
-            W = place(generator.standard_normal((count, D, D)), a) / D**0.5
+            W = _normal(generator, a, count, D, D) / D**0.5
             signal, noise = (x + xp.matmul(xp.matmul(a[layer, ...], x), W) for x in (signal, noise))
         return [_squares(signal), _squares(noise)]
 

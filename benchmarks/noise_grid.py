@@ -7,12 +7,11 @@
 general        One and four heads with anisotropic covariances of tokens and noise, sequences that are aligned in part,
                value and output projections. A covariance multiplies every token by a matrix, which takes longer: three
                pairs of d and n. The forms see n through overlaps of weights and d through traces alone.
-scores         Noise on keys and queries, of first order, at a small sigma; depth without normalisation.
-depth          Depth with normalisation, which is right up to O(1/d): its error, and whether that falls so.
+scores         Noise on keys and queries, of first order, at a small sigma, and depth.
 
 What is not here is tied to what is, without sampling, by tests/test_noise_relations.py. Every library and part has
-random numbers of its own; within a part comparisons share them. Writes docs/results/noise_grid.json and two tables into
-docs/generated; with a choice of libraries or parts, or another precision, all three into build.
+random numbers of its own; within a part comparisons share them. Writes docs/results/noise_grid.json and
+docs/generated/noise_grid.md; with a choice of libraries or parts, or another precision, both into build.
 """
 
 from __future__ import annotations
@@ -49,10 +48,9 @@ WIDTHS, LENGTHS, HEADS = (4, 16, 64, 256), (1, 8, 64, 512), (1, 4, 8)
 SHARPNESSES, MEANS = (0.0, 1.0, 4.0), (0.0, 0.5)  # sharpnesses of normal scores: uniform, soft, nearly one-hot
 SIGMA, SEED, LIMIT, PRECISION = 0.7, 20261126, 4.0, 0.003
 GENERAL, GENERAL_HEADS = ((4, 64), (16, 8), (64, 8)), 4  # d, n
-DEPTH_WIDTHS = (8, 16, 32, 64, 128)  # the last two, which take longer than the others, with NumPy alone
 # Columns of a block: what a width of d cuts into columns / d samples. No verdict on the precision before LEAST samples.
 COLUMNS, LEAST = {1: 2**17, 8: 2**17, 64: 2**16, 512: 2**14}, 256
-PARTS = ["512", "scores", "64", "8", "general", "depth", "1"]  # the slowest first
+PARTS = ["512", "scores", "64", "8", "general", "1"]  # the slowest first
 Group = dict[str, Any]
 
 
@@ -93,7 +91,6 @@ def main() -> int:
         "workers": options.workers,
         "seed": SEED,
         "libraries": {library: _record(some) for library, some in groups.items()},
-        "depth_error": _depth_error([g for some in groups.values() for g in some if "error" in g]),
     }
     return _written(facts, mine)
 
@@ -129,7 +126,7 @@ def _part(library: str, part: str, precision: float) -> tuple[list[Group], float
 
         torch.set_num_threads(1)
     began = time.process_time()
-    others = {"general": _general, "scores": _scores, "depth": _depth}
+    others = {"general": _general, "scores": _scores}
     found = others[part](library, precision) if part in others else _of_length(int(part), library, precision)
     return [{"part": part, **group} for group in found], time.process_time() - began
 
@@ -205,61 +202,15 @@ def _scores(library: str, precision: float) -> Any:
         for what in ("key", "query"):
             rng = np.random.default_rng([SEED, d, n])
             arrays = [to_library(rng.standard_normal((2, *shape)), library) for shape in ((2, d), (n, d), (n, 3))]
-            sampler = getattr(simulate, f"{what}_noise_energy")(*arrays, 0.01)
+            scale = 1.5 if n == 8 else None  # the second: 1 / sqrt(d)
+            sampler = getattr(simulate, f"{what}_noise_energy")(*arrays, 0.01, scale=scale)
             names = [f"{what} noise, head {h}, row {m}" for h in range(2) for m in range(2)]
             yield _compared(sampler, names, precision, library, d=d, n=n, what=what)
     weights, names = np.stack([_weights(8, s, 8) for s in SHARPNESSES]), [f"depth, token {n}" for n in range(8)]
     for d, mean in itertools.product((16, 64), (0.0, 1.0)):
-        sampler = simulate.depth_snr(to_library(weights, library), SIGMA, dim=d, mean_square=mean)
+        gain = 1.0 if d == 16 else 0.6
+        sampler = simulate.depth_snr(to_library(weights, library), SIGMA, dim=d, mean_square=mean, gain=gain)
         yield _compared(sampler, names, precision, library, d=d, mean=mean, what="depth")
-
-
-def _depth(library: str, precision: float) -> Any:
-    """By how much the simulated SNR of each token differs from the closed form with a normalisation, relatively."""
-    weights = to_library(_weights(18, 1.0, 6).reshape(3, 6, 6), library)
-    for kind, d in itertools.product(("pre", "post"), DEPTH_WIDTHS if library == "numpy" else DEPTH_WIDTHS[:-2]):
-        sampler = simulate.depth_snr(weights, SIGMA, dim=d, mean_square=1.0, normalisation=kind)
-        found = simulate.run(sampler, precision=precision, seed=_seed(library, kind, d))
-        wanted, _ = from_library(sampler.theory)
-        error = {"error": found.mean / wanted - 1, "standard_error": found.standard_error / wanted}
-        group = _group(found, sampler, [], d=d, normalisation=kind)
-        yield group | {name: [float(f"{x:.4g}") for x in values] for name, values in error.items()}
-
-
-def _depth_error(groups: list[Group]) -> dict[str, Any]:
-    """All libraries together, and whether the error is O(1/d).
-
-    d times the error is bounded if the error is c / d + c' / d^2 and nothing that stays. So e + c / d + c' / d^2 is
-    fitted to each token, by least squares with the errors as weights: e must be 0 within LIMIT of its standard errors.
-    """
-    found: dict[str, Any] = {}
-    for kind in sorted({g["normalisation"] for g in groups}):
-        some = [g for g in groups if g["normalisation"] == kind]
-        widths = sorted({g["d"] for g in some})
-        pooled = [_pooled([g for g in some if g["d"] == d]) for d in widths]
-        table = []
-        for d, (error, deviation) in zip(widths, pooled, strict=True):
-            at = int(np.argmax(np.abs(error)))
-            row = {"error": error[at], "standard_error": deviation[at], "times_d": d * error[at]}
-            table.append({"d": d, **{name: float(f"{x:.3g}") for name, x in row.items()}})
-        stays = np.asarray([_constant(widths, *token) for token in np.moveaxis(pooled, -1, 0).swapaxes(1, 2)])
-        bounded = bool(np.all(np.abs(stays[:, 0]) <= LIMIT * stays[:, 1]))
-        found[kind] = {"farthest_token": table, "stays": stays.round(5).tolist(), "bounded": bounded}
-    return found
-
-
-def _pooled(groups: list[Group]) -> tuple[np.ndarray, np.ndarray]:
-    """Of independent estimates: their mean, weighted by what each is worth, and its standard error."""
-    error, deviation = (np.asarray([g[name] for g in groups]) for name in ("error", "standard_error"))
-    share = 1 / deviation**2
-    return np.sum(share * error, axis=0) / share.sum(axis=0), share.sum(axis=0) ** -0.5
-
-
-def _constant(widths: list[int], error: np.ndarray, deviation: np.ndarray) -> tuple[float, float]:
-    """e of e + c / d + c' / d^2, and its standard error."""
-    powers = np.asarray([[1.0, 1 / d, 1 / d**2] for d in widths]) / deviation[:, None]
-    inverse = np.linalg.inv(powers.T @ powers)
-    return float(inverse[0] @ powers.T @ (error / deviation)), float(inverse[0, 0] ** 0.5)
 
 
 def _compared(sampler: Sampler, names: list[str], precision: float, library: str, **where: Any) -> Group:
@@ -349,17 +300,16 @@ def _draw(drawn: list[Any], d: int, rows: Any, maps: list[tuple[int, Any]]) -> t
 
 
 def _written(facts: dict[str, Any], mine: bool) -> int:
-    """Data and tables into their files, and the exit status."""
+    """Data and table into their files, and the exit status."""
     data, tables = (ROOT / "build/noise_grid.json", ROOT / "build") if mine else (RESULTS, ROOT / "docs/generated")
     write_whole(data, json.dumps(facts, indent=1) + "\n")
     where = f"{facts['date']}, {facts['machine']['cpus']} processors ({facts['machine']['processor']}), relative "
     where += f"standard errors of at most {facts['precision']:.1%}"
-    for name, lines in (("noise_grid", _table(facts)), ("depth_error", _depth_table(facts["depth_error"]))):
-        text = "\n".join(["% Written by benchmarks/noise_grid.py.", "", where + lines[0], "", *lines[1:]]) + "\n"
-        write_whole(tables / f"{name}.md", text)
-        print(text)
-    wrong = [record["beyond"] for record in facts["libraries"].values()]
-    return int(any(wrong) or not all(one["bounded"] for one in facts["depth_error"].values()))
+    lines = _table(facts)
+    text = "\n".join(["% Written by benchmarks/noise_grid.py.", "", where + lines[0], "", *lines[1:]]) + "\n"
+    write_whole(tables / "noise_grid.md", text)
+    print(text)
+    return int(any(record["beyond"] for record in facts["libraries"].values()))
 
 
 def _table(facts: dict[str, Any]) -> list[str]:
@@ -380,19 +330,6 @@ def _table(facts: dict[str, Any]) -> list[str]:
             f"| {min(samples)} to {max(samples)} | {max(group['precision'] for group in some):.2%} "
             f"| {abs(worst['off']):.2f} | {len(record['beyond'])} |"
         )
-    return lines
-
-
-def _depth_table(found: dict[str, Any]) -> list[str]:
-    """By how much the closed form with a normalisation is off, in Markdown."""
-    lines = [": three layers, six tokens with a mean of 1, sigma 0.7. Of the token that is farthest off:"]
-    lines += ["| normalisation | d | SNR measured / closed form - 1 | d times that |", "| --- " * 4 + "|"]
-    for kind, one in found.items():
-        for row in one["farthest_token"]:
-            number = f"{row['error']:+.2%} ± {row['standard_error']:.2%}"
-            lines.append(f"| {kind} | {row['d']} | {number} | {row['times_d']:+.2f} |")
-        e, deviation = max(one["stays"], key=lambda token: abs(token[0]) / token[1])
-        lines.append(f"| {kind} | infinite, fitted | {e:+.2%} ± {deviation:.2%} | |")
     return lines
 
 

@@ -133,13 +133,22 @@ def test_gamma_averages_the_variances() -> None:
 
 
 def test_misalignment_is_under_the_threshold_at_every_width() -> None:
-    """SNR = (d S2 + ||mu||^2) / (2 d S2 + ||dmu||^2): 1/2 for means of 0, falling as the shift grows."""
-    width, s2, shift = sympy.symbols("d S2 shift", positive=True)
-    snr = (width * s2) / (2 * width * s2 + shift)
-    assert sympy.simplify(snr.subs(shift, 0)) == sympy.Rational(1, 2)
-    assert sympy.simplify(sympy.diff(snr, shift)).subs({width: 3, s2: 1, shift: 2}) < 0
-    # gamma is compared with d sigma*^2, both energies: the paper compares it with sigma*^2, a variance per component.
-    assert sympy.simplify(2 * width * s2 / (width * s2)) == 2
+    """Means of 0: SNR 1/2; and the level of white noise with gamma's energy is sqrt(2), whatever the width and weights.
+
+    The paper holds gamma, an energy of d components, against sigma*^2 = 1, the variance of one.
+    """
+    sigma, equal = sympy.Symbol("sigma", positive=True), []
+    for width in (1, 2, 3):
+        x, y, eps = (Tokens(name, sympy.zeros(1, width), sympy.eye(width)) for name in "xye")
+        signal = x.expectation(square(combined(x.rows)))
+        gamma = y.expectation(x.expectation(square(combined(y.rows) - combined(x.rows))))
+        noisy = eps.expectation(square(sigma * combined(eps.rows)))
+        assert same(2 * signal, gamma)
+        (level,) = sympy.solve(sympy.Eq((noisy / gamma).subs(SUM_TO_ONE).simplify(), 1), sigma)
+        equal.append(level)
+        one_hot = gamma.subs(dict(zip(a, (0, 1, 0), strict=True)))
+        assert one_hot == 2 * width, "which grows with the width where the level does not"
+    assert equal == [sympy.sqrt(2)] * 3
 
 
 def test_heads_meet_where_projections_are_not_orthonormal() -> None:

@@ -197,7 +197,7 @@ def test_without_normalisation_depth_is_the_expectation_over_all_signs() -> None
     found = noise.depth_snr(A, sigma, mean_square=m)
     np.testing.assert_allclose(found[-1], signal / noisy, rtol=1e-12)
     np.testing.assert_allclose(found[0], (1 + m) / sigma**2, rtol=1e-12)
-    assert noise.depth_snr(A[None], sigma, normalisation="pre").shape == (1, layers + 1, N)
+    assert noise.depth_snr(A[None], sigma).shape == (1, layers + 1, N)
 
 
 CALLS: dict[str, Callable[..., Any]] = {
@@ -220,7 +220,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     ),
     "bound": lambda put: noise.noise_bound(put(weights_of(M, N)), put(draw(M, N, D))),
     "tempered": lambda put: noise.tempered_weights(put(weights_of(M, N)), 0.5),
-    "depth": lambda put: noise.depth_snr(put(weights_of(2, N, N)), 0.5, mean_square=1.0, normalisation="pre"),
+    "depth": lambda put: noise.depth_snr(put(weights_of(2, N, N)), 0.5, mean_square=1.0, gain=0.7),
 }
 
 
@@ -271,18 +271,39 @@ def test_weights_rounded_to_a_narrow_dtype_are_still_weights(dtype: str) -> None
 
 
 A, HEADS = weights_of(M, N), weights_of(H, M, N)
+ONE_HOT, HEADS_ONE_HOT = np.eye(N), np.stack([np.eye(N)] * H)
 ORTHONORMAL = np.linalg.qr(draw(D, D))[0]
+# Variances of 1, but not independent of each other.
+CORRELATED = np.full((D, D), 0.9) + 0.1 * np.eye(D)
+SPREAD = [
+    {"mean": np.ones(D)},
+    {"covariance": 2 * np.eye(D)},
+    {"covariance": CORRELATED, "projection": draw(D, 4)},
+    {"noise_covariance": 3 * np.eye(D)},
+]
+HEADS_SPREAD = [*SPREAD[:2], {"covariance": CORRELATED, "value_projection": draw(D, D)}, SPREAD[3]]
+ONE_WIDE = [
+    {"dim": 3},
+    {"mean_x": np.ones(1)},
+    {"covariance_y": np.full((1, 1), 2.0)},
+    {"cross_covariance": np.full((1, 1), 0.5)},
+]
 # Of each paper's form: keywords inside of its condition, and outside, one for each part of the condition.
 PAPER: dict[str, tuple[Callable[..., Any], dict[str, Any], list[dict[str, Any]]]] = {
     "signal_energy": (
         lambda **k: noise.signal_energy(A, **k),
         {"projection": ORTHONORMAL},
-        [{"mean": np.ones(D)}, {"covariance": 2 * np.eye(D)}, {"projection": draw(D, 4)}],
+        [
+            {"mean": np.ones(D)},
+            {"covariance": 2 * np.eye(D)},
+            {"covariance": CORRELATED, "projection": draw(D, 4)},
+            {"projection": draw(D, 4)},
+        ],
     ),
     "snr": (
         lambda **k: noise.snr(A, 0.7, **k),
         {"projection": draw(D, 4)},
-        [{"mean": np.ones(D)}, {"covariance": 2 * np.eye(D)}, {"noise_covariance": 3 * np.eye(D)}],
+        SPREAD,
     ),
     "multi_head_noise_energy": (
         lambda **k: noise.multi_head_noise_energy(HEADS, 0.7, **k),
@@ -301,23 +322,52 @@ PAPER: dict[str, tuple[Callable[..., Any], dict[str, Any], list[dict[str, Any]]]
     "multi_head_snr": (
         lambda **k: noise.multi_head_snr(HEADS, 0.7, **k),
         {"value_projection": draw(D, D)},
-        [{"mean": np.ones(D)}, {"covariance": 2 * np.eye(D)}, {"noise_covariance": 3 * np.eye(D)}],
+        HEADS_SPREAD,
     ),
     "multi_head_critical_sigma": (
         lambda **k: noise.multi_head_critical_sigma(HEADS, **k),
         {"value_projection": draw(D, D)},
-        [{"mean": np.ones(D)}, {"covariance": 2 * np.eye(D)}],
+        HEADS_SPREAD,
+    ),
+    "critical_sigma": (lambda **k: noise.critical_sigma(A, **k), {"projection": draw(D, 4)}, SPREAD),
+    "noise_energy": (
+        lambda **k: noise.noise_energy(A, 0.7, **k),
+        {"projection": ORTHONORMAL},
+        [{"noise_covariance": 2 * np.eye(D)}, {"projection": draw(D, 4)}],
+    ),
+    "misalignment_energy": (
+        lambda weights=ONE_HOT, **k: noise.misalignment_energy(weights, **k),
+        {"projection": ORTHONORMAL, "mean_y": np.full(D, 2.0)},
+        [
+            {"dim": D, "weights": A},
+            {"covariance_x": 2 * np.eye(D)},
+            {"covariance_y": 2 * np.eye(D)},
+            {"cross_covariance": 0.5 * np.eye(D)},
+            {"projection": draw(D, 4)},
+        ],
+    ),
+    "multi_head_misalignment_energy": (
+        lambda weights=HEADS_ONE_HOT, **k: noise.multi_head_misalignment_energy(weights, **k),
+        {"value_projection": ORTHONORMAL, "output_projection": ORTHONORMAL.T.copy()},
+        [
+            {"dim": D, "weights": HEADS},
+            {"mean_y": np.ones(D)},
+            {"covariance_x": 2 * np.eye(D)},
+            {"covariance_y": 2 * np.eye(D)},
+            {"cross_covariance": 0.5 * np.eye(D)},
+            {"value_projection": draw(D, D)},
+        ],
     ),
     # One-hot weights, and outputs of energy 1.
     "misalignment_snr": (
-        lambda **k: noise.misalignment_snr(np.eye(N), **k),
+        lambda weights=ONE_HOT, **k: noise.misalignment_snr(weights, **k),
         {"mean_y": np.full(1, 2.0)},
-        [{"dim": 3}, {"mean_x": np.ones(1)}, {"covariance_y": np.full((1, 1), 2.0)}],
+        [{"weights": A, "mean_y": np.full(1, 2.0)}, *ONE_WIDE],
     ),
     "multi_head_misalignment_snr": (
-        lambda **k: noise.multi_head_misalignment_snr(np.eye(N)[None], **k),
+        lambda weights=HEADS_ONE_HOT[:1], **k: noise.multi_head_misalignment_snr(weights, **k),
         {"mean_y": np.full(1, 2.0)},
-        [{"dim": 3}, {"mean_x": np.ones(1)}, {"covariance_y": np.full((1, 1), 2.0)}],
+        [{"weights": HEADS[:1], "mean_y": np.full(1, 2.0)}, *ONE_WIDE],
     ),
 }
 

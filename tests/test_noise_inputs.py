@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ia_core import noise
+from ia_core import noise, simulate
 
 from .error_texts import NOISE_TEXTS
 from .test_noise import HEADS, A, D, H, M, N, covariance_of, draw, weights_of
@@ -42,7 +42,7 @@ ERRORS: dict[str, Callable[[], Any]] = {
     "form": lambda: noise.snr(A, 1.0, dim=2, form="papers"),
     "form of signal": lambda: noise.multi_head_signal_energy(HEADS, dim=6, form="papers"),
     "form of misalignment": lambda: noise.misalignment_snr(A, dim=6, form="papers"),
-    "normalisation": lambda: noise.depth_snr(weights_of(2, N, N), 1.0, normalisation="both"),
+    "normalisation": lambda: simulate.depth_snr(weights_of(2, N, N), 1.0, dim=4, normalisation="both"),
     "depth": lambda: noise.depth_snr(HEADS, 1.0),
     "heads": lambda: noise.head_overlaps(A),
     "head width": lambda: noise.multi_head_noise_energy(HEADS, 1.0, dim=7),

@@ -180,14 +180,13 @@ def test_a_sequence_has_no_misalignment_with_itself(put: Put) -> None:
 
 
 def test_one_layer_of_depth_by_hand(put: Put) -> None:
-    """One layer, by hand: K + g^2 A K A^T; and no normalisation changes what a layer of gain 0 does."""
+    """One layer, by hand: K + g^2 A K A^T; and one of gain 0 changes nothing."""
     A, g, m = weights_of(N, N), 0.6, 0.8
     K = np.eye(N) + m
     signal, noisy = (np.diagonal(C + g * g * A @ C @ A.T) for C in (K, SIGMA**2 * np.eye(N)))
     near(noise.depth_snr(put(A[None]), SIGMA, mean_square=m, gain=g)[-1, :], signal / noisy)
-    for kind in (None, "pre", "post"):
-        found = noise.depth_snr(put(A[None]), SIGMA, mean_square=m, gain=0.0, normalisation=kind)
-        near(found, np.full((2, N), (1 + m) / SIGMA**2))
+    still = noise.depth_snr(put(A[None]), SIGMA, mean_square=m, gain=0.0)
+    near(still, np.full((2, N), (1 + m) / SIGMA**2))
 
 
 def test_every_closed_form_has_its_evidence() -> None:

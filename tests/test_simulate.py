@@ -6,6 +6,7 @@ are fixed, so that a run that passed passes again.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tracemalloc
 from collections.abc import Callable
@@ -100,15 +101,32 @@ def test_noise_of_the_scores_is_of_first_order(what: str) -> None:
 
 
 @pytest.mark.parametrize("normalisation", ["pre", "post"])
-def test_depth_with_normalisation_is_right_for_wide_tokens(normalisation: str) -> None:
-    """What the closed form leaves out falls as tokens grow wider. (Narrower than 5, the squares have no variance.)"""
-    A = weights_of(3, N, N)
-    away = []
-    for dim in (8, 128):
-        sampler = simulate.depth_snr(A, 0.7, dim=dim, mean_square=1.0, normalisation=normalisation)
-        found = simulate.run(sampler, precision=0.005, seed=4)
-        away.append(float(np.max(np.abs(found.mean / sampler.theory - 1))))
-    assert away[1] < away[0] / 4
+def test_depth_with_normalisation_is_that_of_a_clean_and_a_noisy_stream(normalisation: str) -> None:
+    """Against both streams written out, layer by layer; there is no closed form, and the one without does not do."""
+    A, d, count = weights_of(2, N, N), 8, 20000
+    sampler = simulate.depth_snr(A, 0.7, dim=d, mean_square=1.0, gain=0.5, normalisation=normalisation)
+    assert sampler.theory is None
+    found = simulate.run(sampler, precision=0.01, seed=4)
+    random = np.random.default_rng(8)
+    clean = 1 + random.standard_normal((count, N, d))
+    noisy = clean + 0.7 * random.standard_normal((count, N, d))
+
+    def normal(x: np.ndarray) -> np.ndarray:
+        return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True))
+
+    for one in A:
+        W = 0.5 * random.standard_normal((count, d, d)) / d**0.5
+        clean, noisy = (
+            x + one @ normal(x) @ W if normalisation == "pre" else normal(x + one @ x @ W) for x in (clean, noisy)
+        )
+    energies = np.sum(clean**2, axis=-1), np.sum((noisy - clean) ** 2, axis=-1)
+    means = [one.mean(axis=0) for one in energies]
+    ratio = means[0] / means[1]
+    spread = np.std(energies[0] / means[0] - energies[1] / means[1], axis=0) / count**0.5
+    both = np.hypot(found.standard_error / found.mean, spread)
+    assert np.all(np.abs(found.mean / ratio - 1) < APART * both)
+    linear = simulate.depth_snr(A, 0.7, dim=d, mean_square=1.0, gain=0.5).theory
+    assert np.any(np.abs(found.mean / linear - 1) > 10 * both)
 
 
 def test_two_halves_merge_to_the_whole(tmp_path: Path) -> None:
@@ -140,6 +158,41 @@ def test_an_interrupted_run_gives_what_it_has_and_goes_on() -> None:
     assert half.state.blocks == frozenset(range(7))
     whole = simulate.run(sampler, precision=0.01, state=half.state, **small)
     assert whole.state == simulate.run(sampler, precision=0.01, **small).state
+
+
+def test_an_interruption_after_any_block_changes_nothing() -> None:
+    """Of all blocks, the last one too, after which nothing more is wanted; and a run that is done draws no more."""
+    sampler, small = SAMPLERS["noise_energy"](lambda array: array), {"block_bytes": 2**14, "seed": 6}
+    whole = simulate.run(sampler, precision=0.03, **small)
+    count = len(whole.state.blocks)
+    assert count > 3
+
+    def stop(after: int, so_far: simulate.Result) -> None:
+        if len(so_far.state.blocks) == after:
+            raise KeyboardInterrupt
+
+    for after in range(1, count + 1):
+        half = simulate.run(sampler, precision=0.03, progress=functools.partial(stop, after), **small)
+        assert not half.complete
+        on = simulate.run(sampler, precision=0.03, state=half.state, **small)
+        assert on.complete and on.state == whole.state
+    assert simulate.run(sampler, precision=0.03, state=whole.state, **small).state == whole.state
+
+
+def test_a_state_goes_on_in_blocks_of_its_own_size() -> None:
+    sampler = SAMPLERS["noise_energy"](lambda array: array)
+    first = simulate.run(sampler, blocks=[0], most=100)
+    on = simulate.run(sampler, blocks=[1, 2], most=1000, state=first.state)
+    assert on.samples == 300
+    again = simulate.run(sampler, blocks=[0, 1, 2], block_bytes=8 * sampler.numbers * 100)
+    assert on.state == again.state
+    assert simulate.run(sampler, precision=0.2, most=1000, state=first.state).samples % 100 == 0
+
+
+def test_seeds_of_any_size_are_apart() -> None:
+    sampler = SAMPLERS["noise_energy"](lambda array: array)
+    found = [simulate.run(sampler, seed=seed, blocks=[k]).mean for seed, k in ((5, 7), (5 + (7 << 32), 0), (7, 5))]
+    assert len({mean.tobytes() for mean in found}) == 3
 
 
 def test_moments_are_those_of_the_samples() -> None:
@@ -201,6 +254,16 @@ def test_memory_stays_within_what_run_says(name: str, rows: int) -> None:
             tracemalloc.stop()
         assert peak <= 1.25 * block_bytes + 2**17
     assert peak >= 0.25 * block_bytes
+
+
+def test_memory_of_many_blocks_is_what_run_says() -> None:
+    sampler, block_bytes = SAMPLERS["noise_energy"](lambda array: array), 2**12
+    for count in (100, 3000):
+        tracemalloc.start()
+        simulate.run(sampler, blocks=range(count), block_bytes=block_bytes)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak <= 1.25 * block_bytes + 2**17 + 256 * count
 
 
 def test_a_block_has_as_many_samples_as_fit() -> None:

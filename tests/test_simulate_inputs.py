@@ -81,9 +81,20 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
         r"of one sampler; got the fingerprints one and two \[IA-X-39\]",
     ),
     "other": (
-        lambda: simulate.run(SAMPLER, state=HALF._replace(sampler=SAMPLER.fingerprint, shape=(1,))),
-        r"one `block`; got 2 and .* \[IA-X-39\]",
+        lambda: simulate.run(SAMPLER, state=HALF._replace(sampler=SAMPLER.fingerprint, shape=(1,), block=10**6)),
+        r"one `block`; got 1000000 and .* \[IA-X-39\]",
     ),
+    "small": (
+        lambda: simulate.run(simulate.noise_energy(np.full((1, 4), 0.25), 1e-80, dim=2), blocks=[0]),
+        r"sums over a block are 0 or between 1e-130 and 1e\+140; one over block 0 is not \[IA-X-38\]",
+    ),
+    "large": (
+        lambda: simulate.run(Sampler(lambda g, count: (np.full((count, 1), 1e148),), (1,), 1), blocks=[0]),
+        r"one over block 0 is not \[IA-X-38\]",
+    ),
+    "no sampler": (lambda: simulate.run(3), r"`sampler` must be a Sampler; got int \[IA-X-38\]"),
+    "one block": (lambda: simulate.run(SAMPLER, blocks=5), r"`blocks` must be iterable; got int \[IA-X-38\]"),
+    "progress": (lambda: simulate.run(SAMPLER, progress=1), r"`progress` must be True, False or callable; got int"),
     "sigma": (
         lambda: simulate.run(
             simulate.noise_energy(np.full((1, 4), 0.25), 2.0, dim=2), state=simulate.run(SAMPLER, blocks=[0]).state
@@ -94,10 +105,13 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
+KINDS = ("no state", "word seed", "no sampler", "one block", "progress")
+
+
 @pytest.mark.parametrize("name", ERRORS)
 def test_bad_input_is_refused(name: str) -> None:
     call, text = ERRORS[name]
-    with pytest.raises(TypeError if name in ("no state", "word seed") else ValueError, match=text):
+    with pytest.raises(TypeError if name in KINDS else ValueError, match=text):
         call()
 
 
@@ -121,6 +135,8 @@ def test_most_is_never_exceeded() -> None:
         lambda data: data | {"seed": -1},
         lambda data: data | {"sampler": None},
         lambda data: data | {"blocks": [0.5]},
+        lambda data: data | {"blocks": [0, 0]},
+        lambda data: data | {"blocks": []},
         lambda data: data | {"block": 0},
         lambda data: data | {"further": 1},
     ],

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._arrays import Array, device, namespace_of
-from ._inputs import check_choice, check_number, check_weights, quotient
+from ._inputs import check_number, check_weights, quotient
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -34,7 +34,6 @@ def depth_snr(
     *,
     mean_square: float = 0.0,
     gain: float = 1.0,
-    normalisation: str | None = None,
 ) -> Float[Array, "... L+1 N"]:
     """SNR of every token through L residual layers, for tokens of unit variance with noise of deviation sigma.
 
@@ -48,21 +47,22 @@ def depth_snr(
         ||mu||^2 / d, for tokens with a common mean.
     gain : float
         Of the layers' projections: E W W^T = gain^2 I.
-    normalisation : str, optional
-        None: x + A x W. pre: x + A n(x) W. post: n(x + A x W). n divides each token by its root mean square, which for
-        a wide token is sqrt(K_ii) of signal and noise together; what it differs by falls as 1 / sqrt(d).
 
     Returns
     -------
     array of shape (..., L + 1, N)
         1 / sigma^2 at every depth for a mean of 0. With a mean, mixing averages the noise and keeps the mean, so that
-        it rises with depth. ``post`` leaves it near what it was without; ``pre`` slows it, as layers add less to a
-        stream that has grown.
+        it rises with depth.
 
     Raises
     ------
     TypeError, ValueError
         If the weights are none (IA-X-34) or not square (IA-X-35), or a number is out of its range (IA-X-37).
+
+    Notes
+    -----
+    Layers that normalise have no such form: a clean and a noisy stream are each divided by a size of their own.
+    :func:`ia_core.simulate.depth_snr` measures them.
 
     Examples
     --------
@@ -76,7 +76,6 @@ def depth_snr(
         raise ValueError(f"`weights` must have the axes (..., L, N, N); got shape {tuple(weights.shape)} [IA-X-35]")
     sigma = check_number("sigma", sigma, positive=True, scalar=True)
     gain, mean_square = (check_number(n, x, scalar=True) for n, x in (("gain", gain), ("mean_square", mean_square)))
-    check_choice("normalisation", normalisation, (None, "pre", "post"))
     xp, N = namespace_of(weights=weights), weights.shape[-1]
     eye = xp.eye(N, dtype=wide.dtype, device=device(wide))
     signal: Any = eye + mean_square * xp.ones_like(eye)
@@ -86,13 +85,8 @@ def depth_snr(
     found = [_snr(signal, noise)]
     for layer in range(weights.shape[-3]):
         mixing = wide[..., layer, :, :]
-        if normalisation == "pre":
-            mixing = mixing / xp.sqrt(_diagonal(signal + noise))[..., None, :]
         back = xp.matrix_transpose(mixing)
         signal, noise = (K + gain * gain * xp.matmul(mixing, xp.matmul(K, back)) for K in (signal, noise))
-        if normalisation == "post":
-            size = xp.sqrt(_diagonal(signal + noise))
-            signal, noise = (K / size[..., :, None] / size[..., None, :] for K in (signal, noise))
         found.append(_snr(signal, noise))
     return xp.stack(found, axis=-2)
 

@@ -96,7 +96,7 @@ def multi_head_noise_energy(
     output_projection : array of shape (H dh, d_out), optional
     form : str
         exact: sigma^2 times the sum at the top of this module. paper: (sigma^2 d / H) sum_h sum_i (a_i^h)^2, which
-        agrees for white noise and orthonormal projections.
+        agrees for white noise and projections with orthonormal rows and columns.
 
     Returns
     -------
@@ -153,8 +153,8 @@ def multi_head_signal_energy(
         As in :func:`multi_head_noise_energy`.
     form : str
         exact: the sum at the top of this module. paper: (d / H) sum_h sum_i (a_i^h)^2, the energy that the paper's
-        forms of noise and SNR (P5 to P7) leave for the signal; it agrees for a mean of 0, unit variances and
-        orthonormal projections.
+        forms of noise and SNR (P5 to P7) leave for the signal; it agrees for a mean of 0, a covariance of the identity
+        and projections with orthonormal rows and columns.
 
     Returns
     -------
@@ -211,13 +211,13 @@ def multi_head_snr(
     mean, covariance, noise_covariance, value_projection, output_projection : array, optional
         As in :func:`multi_head_signal_energy` and :func:`multi_head_noise_energy`.
     form : str
-        exact: the quotient of the two. paper: 1 / sigma^2, which agrees for a mean of 0, unit variances and white
-        noise, whatever the projections are.
+        exact: the quotient of the two. paper: 1 / sigma^2, which agrees for a mean of 0 and a covariance that is the
+        noise's at sigma = 1, whatever the projections are.
 
     Returns
     -------
     array of shape (..., M)
-        1 / sigma^2 for a mean of 0, unit variances and white noise, whatever the heads and projections are.
+        1 / sigma^2 for a mean of 0, a covariance of the identity and white noise, whatever heads and projections are.
 
     Raises
     ------
@@ -260,7 +260,7 @@ def multi_head_critical_sigma(
         As in :func:`multi_head_snr`.
     form : str
         exact: the root of the quotient of the two energies at sigma = 1. paper: 1 for every head count, which agrees
-        for a mean of 0, unit variances and white noise.
+        where the SNR is the paper's: see :func:`multi_head_snr`.
 
     Returns
     -------

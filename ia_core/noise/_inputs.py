@@ -21,7 +21,7 @@ Values are looked at where there are any: an array that is being traced or mappe
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from .._arrays import Array, Namespace, check_floating, device, dtype_name, namespace_of, widen
@@ -81,8 +81,14 @@ def check_number(name: str, number: Any, *, positive: bool = False, scalar: bool
     """A finite number that is not negative, or, unless it is to be a scalar, an array of such (IA-X-37)."""
     rule = "positive" if positive else "not negative"
     if isinstance(number, Real) and not isinstance(number, bool):
-        if not (math.isfinite(number) and (float(number) > 0 or (number == 0 and not positive))):
-            raise ValueError(f"`{name}` must be finite and {rule}; got {number} [IA-X-37]")
+        try:
+            value = float(number)
+        except OverflowError:  # a whole number that is none of float64
+            value = math.inf
+        if not (math.isfinite(value) and (value > 0 or (number == 0 and not positive))):
+            raise ValueError(
+                f"`{name}` must be finite and {rule}; got {value if math.isinf(value) else number} [IA-X-37]"
+            )
         return number
     if scalar:
         raise TypeError(f"`{name}` must be a real number; got {type(number).__name__} [IA-X-37]")
@@ -150,7 +156,7 @@ def _check_lead(name: str, array: Array, own: int, lead: tuple[int, ...]) -> Non
 
 def check_dim(dim: Any) -> None:
     """A width of tokens (IA-X-35)."""
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+    if isinstance(dim, bool) or not isinstance(dim, Integral) or dim < 1:
         raise ValueError(f"`dim` must be a positive integer; got {dim!r} [IA-X-35]")
 
 

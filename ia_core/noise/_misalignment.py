@@ -212,7 +212,8 @@ def equivalent_sigma(
     Returns
     -------
     array of shape (...)
-        sqrt(energy / (S2 tr(W^T C W))): sqrt(2 + n_eff ||mu_y - mu_x||^2 / d) for a misalignment of unit variances.
+        sqrt(energy / (S2 tr(W^T C W))): sqrt(2 + n_eff ||mu_y - mu_x||^2 / d) for a misalignment of unit variances; inf
+        where no level of such noise has an energy.
 
     Raises
     ------
@@ -232,7 +233,7 @@ def equivalent_sigma(
     """
     energy = check_level("energy", energy, weights, weights.shape[:-1])
     one = noise_energy(weights, 1.0, dim=dim, noise_covariance=noise_covariance, projection=projection)
-    return namespace_of(weights=weights).sqrt(energy / one)
+    return namespace_of(weights=weights).sqrt(quotient(energy, one))
 
 
 def difference(xp: Namespace, d: int, arrays: Given, like: Array) -> Difference:

@@ -166,8 +166,8 @@ def signal_energy(
     covariance : array of shape (..., d, d), optional
     projection : array of shape (d, dv), optional
     form : str
-        exact: S2 tr(W^T Sigma W) + ||mu W||^2. paper: d S2, which agrees for a mean of 0, unit variances and
-        orthonormal rows of W.
+        exact: S2 tr(W^T Sigma W) + ||mu W||^2. paper: d S2, which agrees for a mean of 0, a covariance of
+        the identity and orthonormal rows of W.
 
     Returns
     -------
@@ -217,7 +217,8 @@ def snr(
     mean, covariance, noise_covariance, projection : array, optional
         As in :func:`signal_energy` and :func:`noise_energy`.
     form : str
-        exact: their quotient. paper: 1 / sigma^2, which agrees for a mean of 0, unit variances and white noise.
+        exact: their quotient. paper: 1 / sigma^2, which agrees for a mean of 0 and a covariance that is the noise's at
+        sigma = 1, as for uncorrelated components of variance 1 and white noise.
 
     Returns
     -------
@@ -265,7 +266,7 @@ def critical_sigma(
         As in :func:`snr`.
     form : str
         exact: sqrt of tr(Sigma) / d + n_eff ||mu||^2 / d for orthonormal W and white noise, and of the quotient of the
-        two energies at sigma = 1 in general. paper: 1, which agrees for a mean of 0 and unit variances.
+        two energies at sigma = 1 in general. paper: 1, which agrees where the SNR is the paper's: see :func:`snr`.
 
     Returns
     -------

@@ -85,7 +85,8 @@ def tempered_weights(weights: Float[Array, "... N"], temperature: Any) -> Float[
     if hasattr(temperature, "ndim") and temperature.ndim:
         temperature = temperature[..., None]
     none = wide == 0  # whose logarithm, and gradient, would not be finite
-    scores = xp.log(xp.where(none, xp.ones_like(wide), wide)) / temperature
+    scores = xp.log(xp.where(none, xp.ones_like(wide), wide))
     scores = xp.where(none, -xp.ones_like(wide) * xp.inf, scores)
-    powers = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
+    # The largest is taken off first: divided by a small temperature, scores may be infinite.
+    powers = xp.exp((scores - xp.max(scores, axis=-1, keepdims=True)) / temperature)
     return powers / xp.sum(powers, axis=-1, keepdims=True)

@@ -21,7 +21,7 @@ from ..noise._inputs import width_of
 __all__ = ["Normal", "Pairs", "Sampler", "energy", "fingerprint", "of_squares", "pick", "place", "through", "width"]
 
 # Part of every fingerprint: another way of drawing the same samples gets another number.
-DRAWS = 2
+DRAWS = 3
 
 
 class Sampler(NamedTuple):
@@ -41,7 +41,7 @@ class Sampler(NamedTuple):
         What the closed form says.
     fingerprint : str
         Tells samplers of other parameters or dtypes apart; the same for every library. A state is continued by the
-        sampler that has its fingerprint.
+        sampler that has its fingerprint. Samplers of your own without one are taken for each other.
 
     Examples
     --------

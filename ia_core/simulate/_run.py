@@ -22,6 +22,7 @@ __all__ = ["block_size", "run"]
 
 # Before so many samples nobody can say how precise an estimate is.
 LEAST = 256
+SMALLEST, LARGEST = 1e-130, 1e140
 # Numbers that the exact sums take for every element, while they are added to and when they become a state: 8 sums for
 # two components, 16 numbers each.
 SUMS = 128
@@ -63,10 +64,10 @@ def run(
         Samples, which are never exceeded; a precision that needs more is refused as soon as that can be told.
     block_bytes : int
         A block has as many samples as fit into so many bytes with all that is computed of them, but not more than
-        65536. Beyond what the sampler holds already, the memory stays within 1.25 times this and 128 KB. It is refused
-        where two samples, or the sums over them, do not fit.
+        65536. Beyond what the sampler holds already, the memory stays within 1.25 times this, 128 KB and 256 bytes for
+        each block. It is refused where two samples, or the sums over them, do not fit.
     state : State, optional
-        Of an earlier run with the same sampler, seed and block, which this one continues.
+        Of an earlier run with the same sampler and seed, which this one continues in blocks of the same size.
     progress : bool or callable
         True prints a line to stderr every second; a callable is given the result so far, after every block, which
         takes time where blocks are small.
@@ -91,6 +92,7 @@ def run(
     >>> run(sampler, blocks=range(2, 4), state=first.state).state == whole.state
     True
     """
+    _check_kinds(sampler, blocks, progress)
     if precision is not None and blocks is not None:
         raise ValueError("give `precision` or `blocks`, not both [IA-X-38]")
     seed, most = _whole("seed", seed), _whole("most", most)
@@ -98,12 +100,14 @@ def run(
     if most < 2 or (wanted is not None and not wanted and state is None):
         raise ValueError("a simulation needs samples; it was asked for none [IA-X-38]")
     goal = None if wanted is not None else _goal(0.003 if precision is None else precision, most, sampler)
-    count = min(block_size(sampler, block_bytes), most)
+    count = min(block_size(sampler, block_bytes), most if state is None else _block_of(state))
     start = _start(State(seed, count, tuple(sampler.shape), frozenset(), 0, (), sampler.fingerprint), state, wanted)
     _check_most(start, len(wanted or ()), most)
     order: Sequence[int] = range(max(start.blocks, default=-1) + 1, sys.maxsize) if wanted is None else wanted
     tally, complete = _Tally(levels_of(start), start.components, 0), True
     tell = _printer() if progress is True else _teller(progress)
+    if goal is not None and state is not None and _enough(start, tally, range(0), goal, most):
+        return _result(start, tally, order, complete)  # it was interrupted after its last block
     try:
         for index in order:
             if goal is not None:
@@ -117,6 +121,23 @@ def run(
         if not tally.components:
             raise
     return _result(start, tally, order, complete)
+
+
+def _check_kinds(sampler: Any, blocks: Any, progress: Any) -> None:
+    kinds = (
+        ("sampler", sampler, isinstance(sampler, Sampler), "a Sampler"),
+        ("blocks", blocks, blocks is None or isinstance(blocks, Iterable), "iterable"),
+        ("progress", progress, isinstance(progress, bool) or callable(progress), "True, False or callable"),
+    )
+    for name, given, right, rule in kinds:
+        if not right:
+            raise TypeError(f"`{name}` must be {rule}; got {type(given).__name__} [IA-X-38]")
+
+
+def _block_of(state: Any) -> int:
+    if not isinstance(state, State):
+        raise TypeError(f"`state` must be a State; got {type(state).__name__} [IA-X-39]")
+    return state.block
 
 
 def block_size(sampler: Sampler, block_bytes: int) -> int:
@@ -157,8 +178,6 @@ def _goal(precision: Any, most: int, sampler: Sampler) -> float:
 
 def _start(empty: State, state: State | None, wanted: list[int] | None) -> State:
     """The state to go on from, if it is of this simulation."""
-    if state is not None and not isinstance(state, State):
-        raise TypeError(f"`state` must be a State; got {type(state).__name__} [IA-X-39]")
     if wanted is not None and len(set(wanted)) < len(wanted):
         raise ValueError("`blocks` must have no block twice [IA-X-38]")
     if state is None:
@@ -185,7 +204,7 @@ def _check_room(start: State, tally: _Tally, goal: float, most: int) -> None:
 
 def _block(sampler: Sampler, seed: int, index: int, count: int) -> tuple[Any, int]:
     """The sums of a block, and of how many components."""
-    generator = np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed, index])))
+    generator = np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(index,))))
     values = [v if isinstance(v, np.ndarray) else to_library(v, np) for v in sampler.draw(generator, count)]
     shape = (count, *sampler.shape)
     if len(values) not in (1, 2) or any(one.shape != shape for one in values):
@@ -195,6 +214,13 @@ def _block(sampler: Sampler, seed: int, index: int, count: int) -> tuple[Any, in
         sums = block_sums(values)
     if not np.isfinite(sums).all():
         raise ValueError(f"a sampler must draw finite numbers; the sums over block {index} are not [IA-X-38]")
+    # Between these the squares, and what they are split into, are numbers of float64 with all of their digits.
+    size = np.abs(sums[: len(values) * math.prod(sampler.shape)])
+    if np.any((size > LARGEST) | ((size < SMALLEST) & (size > 0))):
+        raise ValueError(
+            f"a sampler must draw numbers whose sums over a block are 0 or between {SMALLEST:g} and {LARGEST:g}; "
+            f"one over block {index} is not [IA-X-38]"
+        )
     return sums, len(values)
 
 

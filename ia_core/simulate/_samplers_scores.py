@@ -122,15 +122,18 @@ def depth_snr(
     weights : array of shape (L, N, N)
     sigma : float
     dim : int
-        Width of a token; the closed form with a normalisation holds for wide ones.
-    mean_square, gain, normalisation
+        Width of a token.
+    mean_square, gain
         As there.
+    normalisation : str, optional
+        None: x + A x W. pre: x + A n(x) W. post: n(x + A x W). n divides each token by its root mean square. With it
+        there is no closed form.
 
     Returns
     -------
     Sampler
-        Of shape (N,), after the last layer. With a normalisation the signal and the noise are what the clean tokens and
-        the noise become in the layers as the noisy tokens normalise them.
+        Of shape (N,), after the last layer: the energy of the clean tokens over that of what the noisy ones differ from
+        them by (P6), each normalised by its own size.
 
     Examples
     --------
@@ -142,27 +145,29 @@ def depth_snr(
     check_dim(dim)
     if weights.ndim != 3:
         raise ValueError(f"a simulation of depth takes weights (L, N, N); got shape {tuple(weights.shape)} [IA-X-35]")
-    wanted = theory.depth_snr(weights, sigma, mean_square=mean_square, gain=gain, normalisation=normalisation)[-1, :]
+    wanted = theory.depth_snr(weights, sigma, mean_square=mean_square, gain=gain)[-1, :]
     a, xp = check_weights(weights), namespace_of(weights=weights)
     layers, N = a.shape[0], a.shape[-1]
     z, projections = Normal(a, dim), Normal(a, dim)
 
-    def size_of(x: Array) -> Array:
-        return xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True))
+    def normal(x: Array) -> Array:
+        return x / xp.sqrt(xp.mean(x * x, axis=-1, keepdims=True))
 
     def draw(generator: Any, count: int) -> tuple[Any, ...]:
-        signal = z.draw(generator, count, N) + mean_square**0.5
-        noise = sigma * z.draw(generator, count, N)
+        clean = z.draw(generator, count, N) + mean_square**0.5
+        # Without a normalisation layers are linear, and the difference is followed by itself, which does not cancel.
+        other = sigma * z.draw(generator, count, N)
+        other = other if normalisation is None else clean + other
         for layer in range(layers):
             W = projections.draw(generator, count, dim) * (gain / dim**0.5)  # E W W^T = gain^2 I
-            size = size_of(signal + noise) if normalisation == "pre" else 1.0
-            signal, noise = (x + xp.matmul(xp.matmul(a[layer, ...], x / size), W) for x in (signal, noise))
+            into = normal if normalisation == "pre" else (lambda x: x)
+            clean, other = (x + xp.matmul(xp.matmul(a[layer, ...], into(x)), W) for x in (clean, other))
             if normalisation == "post":
-                size = size_of(signal + noise)
-                signal, noise = signal / size, noise / size
-        return energy(xp, signal), energy(xp, noise)
+                clean, other = normal(clean), normal(other)
+        return energy(xp, clean), energy(xp, other if normalisation is None else other - clean)
 
     given = {"mean_square": mean_square, "gain": gain, "normalisation": normalisation}
     mark = fingerprint("depth_snr", weights=a, sigma=sigma, d=dim, **given)
     # A projection while it is scaled; then beside it the tokens and the noise, of which one is in the layer.
-    return Sampler(draw, (N,), 2 * dim * dim + 7 * N * dim + 4 * N, wanted, mark)
+    numbers = 2 * dim * dim + 7 * N * dim + 4 * N
+    return Sampler(draw, (N,), numbers, wanted if normalisation is None else None, mark)

@@ -245,6 +245,8 @@ def load_state(path: str | os.PathLike[str]) -> State:
             blocks=frozenset(_whole(x) for x in state.blocks),
             sums=tuple(tuple(float(x) for x in row) for row in state.sums),
         )
+        if not state.blocks or len(state.blocks) != len(data["blocks"]):
+            raise ValueError("no blocks, or one twice")
         P, size = state.components, math.prod(state.shape)
         wanted = (P + P * (P + 1)) * size
         if P not in (1, 2) or len(state.sums) < 2 or any(len(row) != wanted for row in state.sums):
