@@ -104,7 +104,7 @@ def test_noise_of_the_scores_is_of_first_order(what: str) -> None:
 def test_depth_with_normalisation_is_that_of_a_clean_and_a_noisy_stream(normalisation: str) -> None:
     """Against both streams written out, layer by layer; there is no closed form, and the one without does not do."""
     A, d, count = weights_of(2, N, N), 8, 20000
-    sampler = simulate.depth_snr(A, 0.7, dim=d, mean_square=1.0, gain=0.5, normalisation=normalisation)
+    sampler = simulate.depth_snr(A, 0.7, dim=d, mean_square=1.0, gain=1.5, normalisation=normalisation)
     assert sampler.theory is None
     found = simulate.run(sampler, precision=0.01, seed=4)
     random = np.random.default_rng(8)
@@ -115,7 +115,7 @@ def test_depth_with_normalisation_is_that_of_a_clean_and_a_noisy_stream(normalis
         return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True))
 
     for one in A:
-        W = 0.5 * random.standard_normal((count, d, d)) / d**0.5
+        W = 1.5 * random.standard_normal((count, d, d)) / d**0.5
         clean, noisy = (
             x + one @ normal(x) @ W if normalisation == "pre" else normal(x + one @ x @ W) for x in (clean, noisy)
         )
@@ -125,7 +125,7 @@ def test_depth_with_normalisation_is_that_of_a_clean_and_a_noisy_stream(normalis
     spread = np.std(energies[0] / means[0] - energies[1] / means[1], axis=0) / count**0.5
     both = np.hypot(found.standard_error / found.mean, spread)
     assert np.all(np.abs(found.mean / ratio - 1) < APART * both)
-    linear = simulate.depth_snr(A, 0.7, dim=d, mean_square=1.0, gain=0.5).theory
+    linear = simulate.depth_snr(A, 0.7, dim=d, mean_square=1.0, gain=1.5).theory
     assert np.any(np.abs(found.mean / linear - 1) > 10 * both)
 
 
