@@ -61,8 +61,8 @@ def depth_snr(
 
     Notes
     -----
-    Layers that normalise are not covered: a clean and a noisy stream are each divided by a random size of their own, and
-    the recursion is not exact. :func:`ia_core.simulate.depth_snr` measures them.
+    Layers that normalise are not covered: a clean and a noisy stream are each divided by a random size of their own,
+    and the recursion is not exact. :func:`ia_core.simulate.depth_snr` measures them.
 
     Examples
     --------
