@@ -21,7 +21,7 @@ from ._safetensors import loads, parse_json, read_bytes
 
 __all__ = ["ARRAYS", "FLAGS", "GOLDEN", "INDEX", "SUMS", "VectorSet", "describe", "index_bytes", "read", "sums_bytes"]
 
-FORMAT, VERSION, SPECIFICATION = "indirect-attention vectors", 1, "0.1"
+FORMAT, VERSION, SPECIFICATION = "indirect-attention vectors", 1, "0.3"
 ARRAYS, INDEX, SUMS = "vectors.safetensors", "index.json", "SHA256SUMS"
 GOLDEN = Path(__file__).parent / "vectors"
 LARGEST = 2**26

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from ia_core.conformance import CLAUSES, FAMILIES
+from ia_core.conformance._vectors_index import SPECIFICATION
 
 ROOT = Path(__file__).parents[1]
 LABEL = re.compile(r"IA-[A-Z]-\d\d")
@@ -35,6 +37,13 @@ def raised_labels() -> set[str]:
 def test_spec_defines_each_label_once() -> None:
     labels = spec_labels()
     assert len(labels) == len(set(labels))
+
+
+def test_golden_vectors_name_the_version_of_the_spec() -> None:
+    found = re.search(r"^Version (\d+\.\d+)\.", (ROOT / "docs" / "spec.md").read_text("utf-8"), re.MULTILINE)
+    assert found is not None and found[1] == SPECIFICATION
+    index = json.loads((ROOT / "conformance" / "vectors" / "index.json").read_text("utf-8"))
+    assert index["specification"] == SPECIFICATION
 
 
 def test_every_clause_is_in_the_spec() -> None:
