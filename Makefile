@@ -19,8 +19,9 @@ demo: .venv/demo.stamp
 	@mkdir -p build
 	$(BIN)/ia-core conform --html build/report.html
 
+# Tests share the processors; a pool of threads in each of them would compete with the others.
 test: .venv/dev.stamp lint
-	$(BIN)/pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
 
 .venv/demo.stamp: .venv/torch.stamp pyproject.toml
 	@echo "Installing the project and the kernels to judge ..."

@@ -7,7 +7,7 @@
 general        One and four heads with anisotropic covariances of tokens and noise, sequences that are aligned in part,
                value and output projections. A covariance multiplies every token by a matrix, which takes longer: three
                pairs of d and n. The forms see n through overlaps of weights and d through traces alone.
-scores         Noise on keys and queries, of first order, at a small sigma, and depth.
+scores         Noise on keys and queries, of first order, at a small sigma, two heads, three sharpnesses; and depth.
 
 What is not here is tied to what is, without sampling, by tests/test_noise_relations.py. Every library and part has
 random numbers of its own; within a part comparisons share them. Writes docs/results/noise_grid.json and
@@ -27,6 +27,7 @@ import platform
 import statistics
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +49,11 @@ WIDTHS, LENGTHS, HEADS = (4, 16, 64, 256), (1, 8, 64, 512), (1, 4, 8)
 SHARPNESSES, MEANS = (0.0, 1.0, 4.0), (0.0, 0.5)  # sharpnesses of normal scores: uniform, soft, nearly one-hot
 SIGMA, SEED, LIMIT, PRECISION = 0.7, 20261126, 4.0, 0.003
 GENERAL, GENERAL_HEADS = ((4, 64), (16, 8), (64, 8)), 4  # d, n
+# d, n. What a sample of noise on the keys is, d n numbers, and a layer's d d, keep them few.
+SCORES = {"key": ((4, 512), (16, 64), (64, 8)), "query": ((4, 8), (16, 64), (64, 8), (256, 64))}
+# Forms of first order: the second is about (sharpness * sigma)^2 of it.
+SCORE_SHARPNESSES, SCORE_SIGMA = (0.25, 0.5, 1.0), 0.01
+DEPTH = ((4, 8, 0.5), (16, 1, 0.5), (16, 64, 0.5), (64, 8, 0.0), (64, 8, 0.5))  # d, n, mean
 # Columns of a block: what a width of d cuts into columns / d samples. No verdict on the precision before LEAST samples.
 COLUMNS, LEAST = {1: 2**17, 8: 2**17, 64: 2**16, 512: 2**14}, 256
 PARTS = ["512", "scores", "64", "8", "general", "1"]  # the slowest first
@@ -112,6 +118,7 @@ def _record(groups: list[Group]) -> dict[str, Any]:
     return {
         "comparisons": len(rows),
         "values": len({f"{row['theory']:.10g}" for row in rows}),  # that the closed forms take, distinct ones
+        "forms": dict(sorted(Counter(row["form"] for row in rows).items())),
         "worst": max(rows, key=lambda row: abs(row["off"]), default=None),
         "beyond": [row for row in rows if abs(row["off"]) > LIMIT],
         "histogram": np.histogram(off, np.arange(0, 6.5, 0.5))[0].tolist(),
@@ -165,8 +172,10 @@ def _general(library: str, precision: float) -> Any:
         snr = _apart(getattr(simulate, f"{prefix}snr")(weights, SIGMA, **x, **c), signal, energy)
         misaligned = _apart(getattr(simulate, f"{prefix}misalignment_snr")(weights, **pairs), signal, gamma)
         for what, sampler in (("noise", snr), ("misalignment", misaligned)):
-            names = [f"{prefix}{one}, row {m}" for one in ("signal", what, f"signal over {what}") for m in range(3)]
-            yield _compared(sampler, names, precision, library, d=d, n=n, what=prefix + what)
+            ratio = "snr" if what == "noise" else "misalignment_snr"
+            forms = [prefix + one for one in ("signal_energy", f"{what}_energy", ratio) for _ in range(3)]
+            names = [f"row {m}" for m in (0, 1, 2)] * 3
+            yield _compared(sampler, names, forms, precision, library, d=d, n=n, what=prefix + what)
 
 
 def _moments(d: int, n: int, library: str, prefix: str) -> tuple[Any, dict[str, Any], Any, dict[str, Any]]:
@@ -198,33 +207,38 @@ def _apart(sampler: Sampler, over: Any, under: Any) -> Sampler:
 
 
 def _scores(library: str, precision: float) -> Any:
-    for d, n in itertools.product((4, 16), (8, 64)):
-        for what in ("key", "query"):
+    for what, pairs in SCORES.items():
+        for d, n in pairs:
             rng = np.random.default_rng([SEED, d, n])
-            arrays = [to_library(rng.standard_normal((2, *shape)), library) for shape in ((2, d), (n, d), (n, 3))]
-            scale = 0.4 if n == 8 else None  # small, as noise of first order is; the second is 1 / sqrt(d)
-            sampler = getattr(simulate, f"{what}_noise_energy")(*arrays, 0.01, scale=scale)
-            names = [f"{what} noise, head {h}, row {m}" for h in range(2) for m in range(2)]
-            yield _compared(sampler, names, precision, library, d=d, n=n, what=what)
-    weights, names = np.stack([_weights(8, s, 8) for s in SHARPNESSES]), [f"depth, token {n}" for n in range(8)]
-    for d, mean in itertools.product((16, 64), (0.0, 1.0)):
+            # Scores are as sharp as their query is long; at 0 noise on the keys would do nothing.
+            query = np.asarray(SCORE_SHARPNESSES)[:, None] * rng.standard_normal((2, 1, d))
+            arrays = [to_library(one, library) for one in (query, *(rng.standard_normal((2, n, w)) for w in (d, 8)))]
+            sampler = getattr(simulate, f"{what}_noise_energy")(*arrays, SCORE_SIGMA)
+            names = [f"head {h}, sharpness {s:g}" for h in range(2) for s in SCORE_SHARPNESSES]
+            forms = [f"{what}_noise_energy"] * len(names)
+            yield _compared(sampler, names, forms, precision, library, d=d, n=n, what=what)
+    for d, n, mean in DEPTH:
+        weights = np.stack([_weights(n, s, n) for s in SHARPNESSES])
         gain = 1.0 if d == 16 else 0.6
-        sampler = simulate.depth_snr(to_library(weights, library), SIGMA, dim=d, mean_square=mean, gain=gain)
-        yield _compared(sampler, names, precision, library, d=d, mean=mean, what="depth")
+        sampler = simulate.depth_snr(to_library(weights, library), SIGMA, dim=d, mean_square=4 * mean**2, gain=gain)
+        names = [f"token {token}" for token in range(n)]
+        yield _compared(sampler, names, ["depth_snr"] * n, precision, library, d=d, n=n, mean=mean, what="depth")
 
 
-def _compared(sampler: Sampler, names: list[str], precision: float, library: str, **where: Any) -> Group:
+def _compared(
+    sampler: Sampler, names: list[str], forms: list[str], precision: float, library: str, **where: Any
+) -> Group:
     found = simulate.run(sampler, precision=precision, seed=_seed(library, where))
-    return _group(found, sampler, names, **where)
+    return _group(found, sampler, names, forms, **where)
 
 
-def _group(found: simulate.Result, sampler: Sampler, names: list[str], **where: Any) -> Group:
-    """Without names no rows: only how it was measured."""
+def _group(found: simulate.Result, sampler: Sampler, names: list[str], forms: list[str], **where: Any) -> Group:
+    """What each closed form gives in each setting, and how many standard errors the simulation lies off."""
     wanted = np.ravel(from_library(sampler.theory)[0])
     off = (np.ravel(found.mean) - wanted) / np.ravel(found.standard_error)
     rows = [
-        {"what": name, "theory": float(value), "off": round(float(distance), 3)}
-        for name, value, distance in zip(names, wanted, off, strict=bool(names))
+        {"form": form, "where": name, "theory": float(value), "off": round(float(distance), 3)}
+        for form, name, value, distance in zip(forms, names, wanted, off, strict=True)
     ]
     return {**where, "samples": found.samples, "precision": float(f"{found.precision:.3g}"), "rows": rows}
 
@@ -251,10 +265,13 @@ def _place(array: np.ndarray, like: Any) -> Any:
     return array_namespace(like).asarray(array, device=device(like))
 
 
-def bundle(d: int, n: int, library: str, kept: dict[Any, Any]) -> tuple[Sampler, list[str]]:
-    """All quantities of all heads and sharpnesses from the same draws; energies have a denominator of 1."""
+def bundle(d: int, n: int, library: str, kept: dict[Any, Any]) -> tuple[Sampler, list[str], list[str]]:
+    """All quantities of all heads and sharpnesses from the same draws; energies have a denominator of 1.
+
+    The sampler, and of each of its elements the setting and the form of ``ia_core.noise``.
+    """
     rng, like = np.random.default_rng([SEED, d, n]), to_library(np.zeros(1), library)
-    rows, maps, theory, names = [], [], [], []
+    rows, maps, theory, names, forms = [], [], [], [], []
     # The one weight of n = 1 is 1 at every sharpness.
     for H, sharpness in itertools.product(HEADS, SHARPNESSES if n > 1 else SHARPNESSES[:1]):
         a, V = _weights(H, sharpness, n), _place(rng.standard_normal((d, H * max(1, d // H))) / d**0.5, like)
@@ -262,20 +279,23 @@ def bundle(d: int, n: int, library: str, kept: dict[Any, Any]) -> tuple[Sampler,
         maps.append((H, V))
         weights, W, head = _place(a[:, None, :], like), {"value_projection": V}, f"{H} heads, sharpness {sharpness:g}"
         theory.append(noise.multi_head_noise_energy(weights, SIGMA, **W))
-        names.append(f"{head}: noise")
+        names.append(head)
+        forms.append("multi_head_noise_energy")
         for shift in MEANS:
             mean = _place(np.full(d, shift), like)
             x, pair = {"mean": mean} | W, {"mean_x": mean, "mean_y": -3 * mean} | W
             theory += [noise.multi_head_signal_energy(weights, **x), noise.multi_head_snr(weights, SIGMA, **x)]
             theory += [getattr(noise, f"multi_head_misalignment_{what}")(weights, **pair) for what in ("energy", "snr")]
-            names += [f"{head}, mean {shift:g}: {w}" for w in ("signal", "snr", "misalignment", "misalignment snr")]
+            names += [f"{head}, mean {shift:g}"] * 4
+            what = ("signal_energy", "snr", "misalignment_energy", "misalignment_snr")
+            forms += [f"multi_head_{one}" for one in what]
     all_rows = _place(np.concatenate(rows), like)
     values = np.asarray([from_library(one)[0].item() for one in theory])
 
     def draw(generator: Any, count: int) -> tuple[Any, Any]:
         return _draw(_products(kept, generator, all_rows, count * d), d, all_rows, maps)
 
-    return Sampler(draw, (len(names),), 3 * n * d, values), names
+    return Sampler(draw, (len(names),), 3 * n * d, values), names, forms
 
 
 def _draw(drawn: list[Any], d: int, rows: Any, maps: list[tuple[int, Any]]) -> tuple[Any, Any]:

@@ -86,7 +86,7 @@ def test_a_thread_that_is_left_is_seen() -> None:
     end = threading.Event()
     leak = after(lambda: threading.Thread(target=end.wait, name="worker", daemon=True).start())
     try:
-        verdict = judge(implementation(leak, NUMPY), CLAUSES["IA-D-08"])
+        verdict = judge(implementation(leak, NUMPY), CLAUSES["IA-D-08"], shrink=False)
     finally:
         end.set()
     assert verdict.outcome == "fail" and "threads still run: worker" in verdict.reason
@@ -197,10 +197,8 @@ def test_without_automatic_differentiation_it_is_not_supported() -> None:
         assert verdict.reason == "numpy has no automatic differentiation"
 
 
-REFERENCES = [("numpy", 3), ("torch", 3), ("jax", 1)]
-
-
-@pytest.mark.parametrize(("library", "seed"), [(name, seed) for name, count in REFERENCES for seed in range(count)])
+# Seed 0, without the further claims, is in tests/test_reference.py; twenty seeds in docs/results/controls.json.
+@pytest.mark.parametrize(("library", "seed"), [("numpy", 1), ("torch", 1), ("jax", 0)])
 def test_the_reference_is_acquitted(library: str, seed: int) -> None:
     _acquit(library, seed, "quick", MINE)
 

@@ -74,9 +74,9 @@ def test_table_under_jit(row: BadCall) -> None:
     check(row, caught.value)
 
 
-@pytest.mark.parametrize("row", TABLE[::3], ids=IDS[::3])
+@pytest.mark.parametrize("row", TABLE[::6], ids=IDS[::6])
 def test_table_under_torch_compile(row: BadCall) -> None:
-    """Outside a full graph the compiler lets the error through as it is (every third row: each one compiles)."""
+    """Outside a full graph the compiler lets the error through as it is (every sixth row: each one compiles)."""
     torch = pytest.importorskip("torch")
     arrays, keywords = broken_call(row, "torch")
     torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""The kernels of others: a quick judgement of each that is installed, and each declared deviation by itself.
+"""The kernels of others: a quick judgement of each that is installed, and what is declared in full and by itself.
 
 What is not installed is skipped with its name; ``make peers`` installs and judges all of them.
 """
@@ -23,18 +23,21 @@ from .peer_examples import SHOWN
 
 assert peer_examples_more and peer_examples_optional  # imported for the examples that they register
 
-# Their processes are slow to compile (tinygrad interprets): `make peers` judges them by everything.
-SLOW = {"jax-dpa": "FSPD", "flax": "FSP", "tinygrad": "F", "keras-jax": "FSP"}
+# By everything they are judged by the demo of .ci/run and by `make peers`.
+FAMILIES = "FPD"
+# Their processes are slow to compile (tinygrad interprets).
+SLOW = {"jax-dpa": "F", "flax": "F", "tinygrad": "F", "keras-jax": "F"}
 CHOSEN = "KERAS_BACKEND" in os.environ  # by the person, or by test_examples_of_keras_on_another_backend
 HERE = installed(every_backend=True)
 CONVICTED = {"IA-E-17", "IA-E-18"}
 
 
 def clauses_for(implementation: Implementation) -> list[Clause]:
-    """All clauses; where that is slow, some families and what is declared."""
-    families = SLOW.get(implementation.name)
+    """Some families and what is declared; of what is known to be wrong all clauses."""
+    families = SLOW.get(implementation.name, FAMILIES)
     declared = {label.partition("[")[0] for label in implementation.deviations}
-    return [c for c in CLAUSES.values() if not families or c.family in families or c.label in declared]
+    every = implementation.name in KNOWN_BAD
+    return [c for c in CLAUSES.values() if every or c.family in families or c.label in declared]
 
 
 def judged(name: str) -> dict[tuple[str, str], str]:
@@ -52,7 +55,7 @@ def judged(name: str) -> dict[tuple[str, str], str]:
                 passed += verdict.outcome == "pass"
                 if verdict.bad:
                     bad[clause.label, dtype] = "\n".join(verdict.lines())
-    assert passed > 20
+    assert passed >= 10
     return bad
 
 

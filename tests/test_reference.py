@@ -13,8 +13,8 @@ from ia_core.conformance._own import fast_paths, references
 # the demo of .ci/run alone.
 OURS = {**references(), **fast_paths(indirect_attention)}
 del OURS["ia-jax"]
-# Under JAX each bias function costs a compilation of its gradient: these are judged by `ia-core conform` alone.
-SLOW = {"jax": {"parameter_grad", "double_grad"}}
+# JAX compiles for every shape: what tests/test_clauses_b.py judges is judged there alone, sweeps in other libraries.
+ELSEWHERE = {"jax": ("IA-G", "IA-T", "IA-D", "IA-R", "IA-E-16", "IA-E-17")}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -26,9 +26,9 @@ def test_ours_pass_every_clause(name: str) -> None:
     assert not implementation.deviations
     judged = 0
     for clause in CLAUSES.values():
-        if clause.needs & SLOW.get(library, set()):
+        if clause.label.startswith(ELSEWHERE.get(library, ())):
             continue
         verdict = judge(implementation, clause)
         assert not verdict.bad, "\n".join(verdict.lines())
         judged += verdict.outcome == "pass"
-    assert judged >= 60
+    assert judged >= 50

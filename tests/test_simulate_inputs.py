@@ -172,3 +172,18 @@ def test_what_a_closed_form_takes_and_a_simulation_does_not_is_refused() -> None
         simulate.depth_snr(weights_of(2, 2, N, N), 1.0, dim=3)
     with pytest.raises(ValueError, match=r"`dim` must be a positive integer; got 0 \[IA-X-35\]"):
         simulate.depth_snr(weights_of(2, N, N), 1.0, dim=0)
+
+
+def test_a_precision_that_is_not_reached_gives_what_was_found() -> None:
+    block = simulate.run(SAMPLER, blocks=[0]).state.block
+    with pytest.raises(simulate.PrecisionError) as caught:
+        simulate.run(SAMPLER, precision=1e-4, most=3 * block)
+    found = caught.value.result
+    assert found is not None and not found.complete and found.samples >= block
+    assert found.state == simulate.run(SAMPLER, blocks=sorted(found.state.blocks)).state
+    with pytest.raises(simulate.PrecisionError) as again:
+        simulate.run(SAMPLER, precision=1e-4, most=3 * block, state=found.state)
+    assert again.value.result is not None and again.value.result.samples >= found.samples
+    with pytest.raises(simulate.PrecisionError) as never:
+        simulate.run(ALIGNED)
+    assert never.value.result is None

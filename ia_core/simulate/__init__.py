@@ -5,7 +5,7 @@ samples until a relative precision is reached, and its state can be saved, resum
 """
 
 from ._draws import Sampler
-from ._result import Result
+from ._result import PrecisionError, Result
 from ._run import run
 from ._samplers import misalignment_energy, misalignment_snr, noise_energy, signal_energy, snr
 from ._samplers_heads import multi_head_misalignment_snr, multi_head_snr
@@ -13,6 +13,7 @@ from ._samplers_scores import depth_snr, key_noise_energy, query_noise_energy
 from ._state import State, load_state, merge, save_state
 
 __all__ = [
+    "PrecisionError",
     "Result",
     "Sampler",
     "State",

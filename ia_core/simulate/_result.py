@@ -11,7 +11,7 @@ import numpy as np
 from ._exact import Levels
 from ._state import State, levels_of, moments_of
 
-__all__ = ["Result", "estimate", "relative_error", "result_of"]
+__all__ = ["PrecisionError", "Result", "estimate", "relative_error", "result_of"]
 
 
 class Result(NamedTuple):
@@ -82,6 +82,33 @@ class Result(NamedTuple):
         if theory is not None:
             line = np.broadcast_to(np.asarray(theory, dtype=float), self.mean.shape).ravel()
             axes.plot(where, line, color=drawn[0].get_color(), lw=1)
+
+
+class PrecisionError(ValueError):
+    """A precision is not to be had with so many samples, or not at all (IA-X-38).
+
+    Parameters
+    ----------
+    message : str
+    result : Result, optional
+        What was found until then, not ``complete``: a run with a lower aim can go on from its ``state``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from ia_core import simulate
+    >>> sampler = simulate.noise_energy(np.full((1, 4), 0.25), 1.0, dim=8)
+    >>> try:
+    ...     found = simulate.run(sampler, precision=1e-4, most=10**6)
+    ... except simulate.PrecisionError as error:
+    ...     found = simulate.run(sampler, precision=0.01, state=error.result.state)
+    >>> found.complete
+    True
+    """
+
+    def __init__(self, message: str, result: Result | None = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 def result_of(state: State, complete: bool) -> Result:

@@ -15,7 +15,7 @@ import numpy as np
 from .._convert import to_library
 from ._draws import Sampler
 from ._exact import Levels, add, canonical
-from ._result import Result, estimate, relative_error, result_of
+from ._result import PrecisionError, Result, estimate, relative_error, result_of
 from ._state import State, block_sums, check_one, levels_of, rows_of
 
 __all__ = ["block_size", "run"]
@@ -80,8 +80,10 @@ def run(
     Raises
     ------
     TypeError, ValueError
-        If no sample is asked for, a precision that cannot be reached or needs more than ``most``, or a sample does not
-        fit into ``block_bytes`` (IA-X-38), or the state is of another simulation (IA-X-39).
+        If no sample is asked for, or a sample does not fit into ``block_bytes`` (IA-X-38), or the state is of another
+        simulation (IA-X-39).
+    PrecisionError
+        A ValueError: the precision cannot be reached, or needs more than ``most`` (IA-X-38). It has what was found.
 
     Examples
     --------
@@ -106,16 +108,19 @@ def run(
     order: Sequence[int] = range(max(start.blocks, default=-1) + 1, sys.maxsize) if wanted is None else wanted
     tally, complete = _Tally(levels_of(start), start.components, 0), True
     tell = _printer() if progress is True else _teller(progress)
-    if goal is not None and state is not None and _enough(start, tally, range(0), goal, most):
-        return _result(start, tally, order, complete)  # it was interrupted after its last block
     try:
+        if goal is not None and state is not None and _enough(start, tally, goal, most):
+            return _result(start, tally, order, complete)  # it was interrupted after its last block
         for index in order:
             if goal is not None:
                 _check_room(start, tally, goal, most)
             tally = _added(tally, _block(sampler, seed, index, count))
             tell(partial(_result, start, tally, order, wanted is not None))
-            if goal is not None and _enough(start, tally, order, goal, most):
+            if goal is not None and _enough(start, tally, goal, most):
                 break
+    except PrecisionError as error:
+        error.result = _result(start, tally, order, False) if tally.components else None
+        raise
     except KeyboardInterrupt:
         complete = False
         if not tally.components:
@@ -169,7 +174,7 @@ def _goal(precision: Any, most: int, sampler: Sampler) -> float:
     if most < LEAST:
         raise ValueError(f"`most` must be at least {LEAST}: no precision can be told before; got {most} [IA-X-38]")
     if sampler.theory is not None and not np.all(np.isfinite(to_library(sampler.theory, np, dtype="float64"))):
-        raise ValueError(
+        raise PrecisionError(
             f"`precision` {float(precision):g} cannot be reached: the closed form is not finite, as of a ratio whose "
             "denominator is 0 [IA-X-38]"
         )
@@ -196,7 +201,7 @@ def _check_most(start: State, blocks: int, most: int) -> None:
 def _check_room(start: State, tally: _Tally, goal: float, most: int) -> None:
     samples = start.samples + tally.added * start.block
     if samples + start.block > most:
-        raise ValueError(
+        raise PrecisionError(
             f"`precision` {goal:g} is not reached with {samples} samples, after which a block of {start.block} is more "
             f"than `most`, {most:g} [IA-X-38]"
         )
@@ -240,7 +245,7 @@ def _result(start: State, tally: _Tally, order: Sequence[int], complete: bool) -
     return result_of(start._replace(blocks=blocks, components=tally.components, sums=sums), complete)
 
 
-def _enough(start: State, tally: _Tally, order: Sequence[int], goal: float, most: int) -> bool:
+def _enough(start: State, tally: _Tally, goal: float, most: int) -> bool:
     """Whether it is as precise as that. When it is looked at depends on the blocks alone, not on where a run began."""
     blocks = len(start.blocks) + tally.added
     samples = blocks * start.block
@@ -251,13 +256,15 @@ def _enough(start: State, tally: _Tally, order: Sequence[int], goal: float, most
     if precision <= goal:
         return True
     if math.isnan(precision):
-        raise ValueError(
+        raise PrecisionError(
             f"`precision` {goal:g} cannot be reached: an estimate is not finite, as of a ratio whose denominator is 0 "
             "[IA-X-38]"
         )
     needed = samples * (precision / goal) ** 2
     if not needed <= most:
-        raise ValueError(f"`precision` {goal:g} needs about {needed:.2g} samples, more than `most`, {most:g} [IA-X-38]")
+        raise PrecisionError(
+            f"`precision` {goal:g} needs about {needed:.2g} samples, more than `most`, {most:g} [IA-X-38]"
+        )
     return False
 
 
