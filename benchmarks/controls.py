@@ -9,7 +9,7 @@ adapter declares is a false alarm, or a bug that nobody knew. It also counts, fo
 compared elements by error / bound. What it finds is added to FILE, implementation by implementation and seed by seed:
 seeds that FILE has are not judged again, and a run that was stopped goes on where it was. A new version of anything
 that takes part, or a change of our own code (comments aside), begins a new FILE. The exit status is 0 only if nothing
-is missing and nobody was accused. ``report`` writes a table that is named like FILE, and, of all families, the figure.
+is missing and nobody was accused. ``report`` writes a table named like FILE, and, of the default one, the figure.
 """
 
 from __future__ import annotations
@@ -320,7 +320,7 @@ def write_report(options: argparse.Namespace) -> int:
     nobody = f"Nobody was accused falsely, in {runs} runs of an implementation in a dtype."
     lines += ["", *([f"- {one}" for one in accused] or [nobody])]
     write_whole(ROOT / f"docs/generated/{options.out.stem}.md", "\n".join(lines) + "\n")
-    if not of_family:
+    if options.out == RESULTS:
         draw(data, ROOT / "docs/_static/margins.svg")
     for alarm in data["alarms"]:
         print(f"seed {alarm['seed']} {alarm['implementation']}: {alarm['text']}\n")

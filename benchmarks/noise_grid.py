@@ -53,7 +53,7 @@ GENERAL, GENERAL_HEADS = ((4, 64), (16, 8), (64, 8)), 4  # d, n
 SCORES = {"key": ((4, 512), (16, 64), (64, 8)), "query": ((4, 8), (16, 64), (64, 8), (256, 64))}
 # Forms of first order: the second is about (sharpness * sigma)^2 of it.
 SCORE_SHARPNESSES, SCORE_SIGMA = (0.25, 0.5, 1.0), 0.01
-DEPTH = ((4, 8, 0.5), (16, 1, 0.5), (16, 64, 0.5), (64, 8, 0.0), (64, 8, 0.5))  # d, n, mean
+DEPTH = ((4, 8, 1.0), (16, 1, 1.0), (16, 64, 1.0), (64, 8, 0.0), (64, 8, 1.0))  # d, n, square of the mean
 # Columns of a block: what a width of d cuts into columns / d samples. No verdict on the precision before LEAST samples.
 COLUMNS, LEAST = {1: 2**17, 8: 2**17, 64: 2**16, 512: 2**14}, 256
 PARTS = ["512", "scores", "64", "8", "general", "1"]  # the slowest first
@@ -217,12 +217,12 @@ def _scores(library: str, precision: float) -> Any:
             names = [f"head {h}, sharpness {s:g}" for h in range(2) for s in SCORE_SHARPNESSES]
             forms = [f"{what}_noise_energy"] * len(names)
             yield _compared(sampler, names, forms, precision, library, d=d, n=n, what=what)
-    for d, n, mean in DEPTH:
+    for d, n, square in DEPTH:
         weights = np.stack([_weights(n, s, n) for s in SHARPNESSES])
         gain = 1.0 if d == 16 else 0.6
-        sampler = simulate.depth_snr(to_library(weights, library), SIGMA, dim=d, mean_square=4 * mean**2, gain=gain)
-        names = [f"token {token}" for token in range(n)]
-        yield _compared(sampler, names, ["depth_snr"] * n, precision, library, d=d, n=n, mean=mean, what="depth")
+        sampler = simulate.depth_snr(to_library(weights, library), SIGMA, dim=d, mean_square=square, gain=gain)
+        names, forms = [f"token {token}" for token in range(n)], ["depth_snr"] * n
+        yield _compared(sampler, names, forms, precision, library, d=d, n=n, mean_square=square, what="depth")
 
 
 def _compared(

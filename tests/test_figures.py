@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ia_core import noise
 
@@ -29,6 +32,27 @@ def test_one_panel_with_other_sizes() -> None:
     assert one_hot == [2 * d + 4 * d for d in (2, 8)] == [row["paper"] for row in rows if row["weights"] == "one-hot"]
     assert (ROOT / "build/thresholds.svg").stat().st_size > 1000
     assert "standard errors off" in ended.stdout
+
+
+@pytest.mark.parametrize("letter", "abcd")
+def test_a_cell_by_itself(letter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an editor runs it: the first cell with a number changed, then a panel's, which shows it."""
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = []
+    monkeypatch.setattr(pyplot, "show", lambda: shown.append([axes.get_title() for axes in pyplot.gcf().axes]))
+    cells = re.split(r"^# %%", (ROOT / "docs/figures/thresholds.py").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    first, panel = cells[1].replace("WIDTHS = (4, 16, 64, 256)", "WIDTHS = (2, 8)"), cells["abcd".index(letter) + 2]
+    assert first != cells[1] and f" ({letter}) " in panel
+    here = {"__name__": "__main__"}
+    for cell in (first, panel, cells[-1]):
+        exec(compile("#" + cell, "cell", "exec"), here)
+        here |= {"panel_a": None, "panel_b": None, "panel_c": None, "panel_d": None} | here
+    pyplot.close("all")
+    assert len(shown) == 1 and shown[0][0].startswith(f"({letter})")
 
 
 def test_committed_data_say_how_long_they_took_and_where() -> None:

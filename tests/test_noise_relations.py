@@ -183,12 +183,41 @@ def test_one_layer_of_depth_by_hand(put: Put) -> None:
     near(still, np.full((2, N), (1 + m) / SIGMA**2))
 
 
+def test_depth_with_a_mean(put: Put) -> None:
+    """No token falls below its start, the lowest of all never falls; one that attends to one of less mixing may."""
+    one, uniform = np.eye(4), np.full(4, 0.25)
+    first, second = np.stack([uniform, one[1], one[2], one[3]]), np.stack([one[1], one[1], one[2], one[3]])
+    found = from_library(noise.depth_snr(put(np.stack([first, second])), 1.0, mean_square=1.0))[0]
+    np.testing.assert_allclose(found[:, 0], [2, 2.6, 29 / 13], rtol=1e-12)
+    for seed in range(20):
+        weights = np.exp(3 * draw(5, N, N, seed=seed))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        found = from_library(noise.depth_snr(put(weights), SIGMA, mean_square=0.7, gain=1.3))[0]
+        assert np.all(found >= 1.7 / SIGMA**2 * (1 - 1e-12))
+        assert np.all(np.diff(found.min(axis=-1)) >= -1e-12)
+
+
+def test_noise_of_scores_sees_products_of_queries_and_keys_alone(put: Put) -> None:
+    """The same in rotated axes, and with further axes of zeros, where the scale is given."""
+    query, key, value = draw(H, M, D), draw(H, N, D), draw(H, N, 3)
+    rotation = np.linalg.qr(draw(4 * D, 4 * D))[0]
+    wide = [np.concatenate([x, np.zeros((*x.shape[:-1], 3 * D))], axis=-1) @ rotation for x in (query, key)]
+    a = attention_weights(query, key, scale=0.3)
+    for form, number in ((noise.key_noise_energy, 0), (noise.query_noise_energy, 1)):
+        narrow = form(put(a), put((query, key)[number]), put(value), SIGMA, scale=0.3)
+        near(form(put(a), put(wide[number]), put(value), SIGMA, scale=0.3), from_library(narrow)[0], rtol=1e-10)
+
+
 def test_every_closed_form_has_its_evidence() -> None:
     """A form that is added to the public names is to be compared with a simulation, or tied to one that is."""
     grid = json.loads((ROOT / "docs/results/noise_grid.json").read_text(encoding="utf-8"))
     simulated = [set(record["forms"]) for record in grid["libraries"].values()]
     assert set(grid["libraries"]) >= {"numpy", "torch", "jax"} and grid["precision"] <= 0.003
     assert all(forms == simulated[0] for forms in simulated)
+    assert all(record["beyond"] == [] for record in grid["libraries"].values())
+    assert grid["seconds"] < 300 and grid["workers"] == 2
+    assert grid["grid"]["d"] == [4, 16, 64, 256] and grid["grid"]["n"] == [1, 8, 64, 512]
+    assert grid["grid"]["heads"] == [1, 4, 8] and len(grid["grid"]["sharpness"]) == 3 and grid["grid"]["mean"][0] == 0
     assert simulated[0] | TIED == set(noise.__all__) and not simulated[0] & TIED
 
 

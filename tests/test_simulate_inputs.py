@@ -34,7 +34,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "room": (
         lambda: simulate.run(SAMPLER, most=300, precision=0.05),
-        r"`precision` 0.05 needs about \S+ samples, more than `most`, 300 \[IA-X-38\]",
+        r"`precision` 0.05 needs about \S+ samples, more than `most`, 300, allows in blocks of 300 \[IA-X-38\]",
     ),
     "blocks of most": (
         lambda: simulate.run(SAMPLER, most=300, blocks=[0, 1]),
@@ -45,7 +45,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "word": (lambda: simulate.run(SAMPLER, precision="1"), r"`precision` must be .*; got '1' \[IA-X-38\]"),
     "unreachable": (
         lambda: simulate.run(SAMPLER, precision=1e-9),
-        r"`precision` 1e-09 needs about \S+e\+1\d samples, more than `most`, 1e\+09 \[IA-X-38\]",
+        r"`precision` 1e-09 needs about \S+e\+1\d samples, more than `most`, 1e\+09, allows in .* \[IA-X-38\]",
     ),
     "aligned": (
         lambda: simulate.run(ALIGNED),
@@ -117,7 +117,7 @@ def test_bad_input_is_refused(name: str) -> None:
 
 def test_most_is_never_exceeded() -> None:
     assert simulate.run(SAMPLER, most=1000, precision=np.float32(0.2)).samples <= 1000
-    with pytest.raises(ValueError, match=r"is not reached with 256 samples, after which .* \[IA-X-38\]"):
+    with pytest.raises(ValueError, match=r"needs about \S+ samples, more than `most`, 400, allows in blocks of 256 \[IA-X-38\]"):
         simulate.run(SAMPLER, most=400, precision=0.055, block_bytes=8 * SAMPLER.numbers * 256)
 
 
@@ -187,3 +187,25 @@ def test_a_precision_that_is_not_reached_gives_what_was_found() -> None:
     with pytest.raises(simulate.PrecisionError) as never:
         simulate.run(ALIGNED)
     assert never.value.result is None
+
+
+def test_the_last_block_that_most_allows_is_looked_at() -> None:
+    """Block 33 is looked at for that reason alone; so it is in a run that was interrupted before or after it."""
+    block = simulate.run(SAMPLER, blocks=[0], block_bytes=2**12).state.block
+    whole = simulate.run(SAMPLER, blocks=range(33), block_bytes=2**12)
+    part = simulate.run(SAMPLER, blocks=range(32), block_bytes=2**12)
+    assert whole.precision < part.precision
+    between = (whole.precision + part.precision) / 2
+    options = {"precision": between, "block_bytes": 2**12, "most": 33 * block + block // 2}
+    for state in (None, part.state, whole.state):
+        found = simulate.run(SAMPLER, state=state, **options)
+        assert found.complete and found.state == whole.state
+    with pytest.raises(simulate.PrecisionError, match=f"allows in blocks of {block} ") as caught:
+        simulate.run(SAMPLER, **options | {"precision": 0.999 * whole.precision})
+    assert caught.value.result is not None and caught.value.result.state == whole.state
+
+
+def test_too_few_samples_for_any_precision() -> None:
+    state = simulate.run(SAMPLER, blocks=[0], most=200).state
+    with pytest.raises(simulate.PrecisionError, match="cannot be told before 256 samples; after 200, a block of 200"):
+        simulate.run(SAMPLER, precision=0.5, most=300, state=state)

@@ -16,14 +16,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,15 +32,26 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from ia_core import noise, simulate
 from ia_core.conformance._files import write_whole
 
+# An editor that runs cells shows a panel below its cell; the command writes files.
+INTERACTIVE = "ipykernel" in sys.modules
+if not INTERACTIVE:
+    plt.switch_backend("Agg")
+
 WIDTHS = (4, 16, 64, 256)
 N = 64
 SHIFTS = (0.0, 0.5, 1.0)
 
-ROOT = Path(__file__).parents[2]
 PRECISION, SEED = 0.01, 1
 COLOURS = ("#2f6f9f", "#b3403a", "#3f8f5a", "#8a6d3b")
 PAPER: dict[str, Any] = {"ls": "--", "color": "#57606a", "lw": 1}
 Rows = list[dict[str, Any]]
+Panel = Callable[[Axes, tuple[int, ...], int, tuple[float, ...]], Rows]
+
+
+def show(panel: Panel) -> None:
+    """A panel by itself, with the numbers above."""
+    panel(plt.subplots()[1], WIDTHS, N, SHIFTS)
+    plt.show()
 
 
 def weights_of(n: int) -> dict[str, np.ndarray]:
@@ -104,13 +115,17 @@ def panel_a(axes: Axes, widths: tuple[int, ...], n: int, shifts: tuple[float, ..
     return found
 
 
+if INTERACTIVE:
+    show(panel_a)
+
+
 # %% (b) SNR under misalignment. Exact: signal over gamma. Dashed: 1 / gamma with gamma of P9, an energy of d components
 # against the variance of one; this is what falls with d.
 def panel_b(axes: Axes, widths: tuple[int, ...], n: int, shifts: tuple[float, ...]) -> Rows:
     """SNR against width, for shifts of the mean of every component."""
     found: Rows = []
     a = weights_of(n)["soft"]
-    for colour, shift in zip(COLOURS, shifts, strict=False):
+    for colour, shift in zip(cycle(COLOURS), shifts, strict=False):
         sampled = []
         for d in widths:
             sampler = simulate.misalignment_snr(a, mean_x=np.zeros(d), mean_y=np.full(d, shift))
@@ -126,12 +141,16 @@ def panel_b(axes: Axes, widths: tuple[int, ...], n: int, shifts: tuple[float, ..
     return found
 
 
+if INTERACTIVE:
+    show(panel_b)
+
+
 # %% (c) gamma against width. Lines and dots: the exact form, for one-hot and uniform weights. Dashed: P9, which is the
 # one-hot case and an upper bound of all.
 def panel_c(axes: Axes, widths: tuple[int, ...], n: int, shifts: tuple[float, ...]) -> Rows:
     """gamma against width, for shifts of the mean and two kinds of weights."""
     found: Rows = []
-    for colour, shift in zip(COLOURS, shifts, strict=False):
+    for colour, shift in zip(cycle(COLOURS), shifts, strict=False):
         for name, a in weights_of(n).items():
             if name == "soft":
                 continue
@@ -153,6 +172,10 @@ def panel_c(axes: Axes, widths: tuple[int, ...], n: int, shifts: tuple[float, ..
     return found
 
 
+if INTERACTIVE:
+    show(panel_c)
+
+
 # %% (d) The threshold against effective tokens: SNR at sigma = 1 is sigma*^2. Dashed: the paper's sigma* = 1.
 def panel_d(axes: Axes, widths: tuple[int, ...], n: int, shifts: tuple[float, ...]) -> Rows:
     """Critical level against n_eff, for means of every component; here a shift is a mean of the tokens."""
@@ -161,7 +184,7 @@ def panel_d(axes: Axes, widths: tuple[int, ...], n: int, shifts: tuple[float, ..
     normal = np.random.default_rng(SEED).standard_normal(n)
     raised = [np.exp(sharpness * normal) for sharpness in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 20.0)]
     rows = [scores / scores.sum() for scores in raised]
-    for colour, mean in zip(COLOURS, shifts, strict=False):
+    for colour, mean in zip(cycle(COLOURS), shifts, strict=False):
         sampled = []
         for a in rows:
             tokens = float(noise.effective_tokens(a))
@@ -176,13 +199,12 @@ def panel_d(axes: Axes, widths: tuple[int, ...], n: int, shifts: tuple[float, ..
     return found
 
 
+if INTERACTIVE:
+    show(panel_d)
+
+
 # %% All of it
-PANELS: dict[str, Callable[[Axes, tuple[int, ...], int, tuple[float, ...]], Rows]] = {
-    "a": panel_a,
-    "b": panel_b,
-    "c": panel_c,
-    "d": panel_d,
-}
+PANELS: dict[str, Panel] = {"a": panel_a, "b": panel_b, "c": panel_c, "d": panel_d}
 
 
 def environment() -> dict[str, Any]:
@@ -202,7 +224,7 @@ def main() -> None:
     parser.add_argument("--dim", nargs="+", type=int, default=list(WIDTHS))
     parser.add_argument("--n", type=int, default=N)
     parser.add_argument("--shift", nargs="+", type=float, default=list(SHIFTS))
-    options = parser.parse_args()
+    options, root = parser.parse_args(), Path(__file__).parents[2]
     began = time.monotonic()
     columns = min(2, len(options.panel))
     lines = -(-len(options.panel) // columns)
@@ -213,18 +235,18 @@ def main() -> None:
         print(f"panel {name}: {time.monotonic() - began:.0f} s", flush=True)
     figure.tight_layout()
     mine = options != parser.parse_args([])
-    drawing = ROOT / ("build" if mine else "docs/_static") / "thresholds.svg"
-    (ROOT / "build").mkdir(exist_ok=True)
+    drawing = root / ("build" if mine else "docs/_static") / "thresholds.svg"
+    (root / "build").mkdir(exist_ok=True)
     matplotlib.rcParams["svg.hashsalt"] = "thresholds"
     figure.savefig(drawing, metadata={"Date": None})
-    figure.savefig(ROOT / "build" / "thresholds.png", dpi=110)
-    data = ROOT / ("build" if mine else "docs/results") / "thresholds.json"
+    figure.savefig(root / "build" / "thresholds.png", dpi=110)
+    data = root / ("build" if mine else "docs/results") / "thresholds.json"
     facts = {**environment(), "seconds": round(time.monotonic() - began, 1)}
     facts |= {"precision": PRECISION, "seed": SEED, "n": options.n, "rows": rows}
     write_whole(data, json.dumps(facts, indent=1) + "\n")
     off = [(row["mean"] - row["theory"]) / ((row["high"] - row["low"]) / 3.92 or 1) for row in rows]
-    print(f"{len(rows)} dots, the farthest {max(map(abs, off)):.2f} standard errors off; {drawing.relative_to(ROOT)}")
+    print(f"{len(rows)} dots, the farthest {max(map(abs, off)):.2f} standard errors off; {drawing.relative_to(root)}")
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and not INTERACTIVE:
     main()

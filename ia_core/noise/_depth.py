@@ -51,8 +51,9 @@ def depth_snr(
     Returns
     -------
     array of shape (..., L + 1, N)
-        1 / sigma^2 at every depth for a mean of 0. With a mean, mixing averages the noise and keeps the mean, so that
-        it rises with depth.
+        1 / sigma^2 at every depth for a mean of 0. With a mean, mixing averages the noise and keeps the mean: no token
+        falls below where it started, and the lowest of all tokens never falls. A single one may, by attending to one
+        that has mixed less.
 
     Raises
     ------

@@ -91,7 +91,8 @@ class PrecisionError(ValueError):
     ----------
     message : str
     result : Result, optional
-        What was found until then, not ``complete``: a run with a lower aim can go on from its ``state``.
+        What was found until then, not ``complete``: a run with a lower aim can go on from its ``state``. None if the
+        run was refused before it began.
 
     Examples
     --------

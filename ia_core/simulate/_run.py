@@ -57,7 +57,8 @@ def run(
         Not negative. Block k of a seed is the same in every run.
     precision : float, optional
         Go on until every standard error is at most so much of its mean; 0.003 by default. It is looked at after every
-        block up to the 32nd, and then every time that the number of blocks has grown by a sixteenth or less.
+        block up to the 32nd, then every time that the number of blocks has grown by a sixteenth or less, and after the
+        last one that ``most`` allows.
     blocks : iterable of int, optional
         Draw these blocks and no others, whatever precision they give.
     most : int
@@ -112,8 +113,6 @@ def run(
         if goal is not None and state is not None and _enough(start, tally, goal, most):
             return _result(start, tally, order, complete)  # it was interrupted after its last block
         for index in order:
-            if goal is not None:
-                _check_room(start, tally, goal, most)
             tally = _added(tally, _block(sampler, seed, index, count))
             tell(partial(_result, start, tally, order, wanted is not None))
             if goal is not None and _enough(start, tally, goal, most):
@@ -198,15 +197,6 @@ def _check_most(start: State, blocks: int, most: int) -> None:
         )
 
 
-def _check_room(start: State, tally: _Tally, goal: float, most: int) -> None:
-    samples = start.samples + tally.added * start.block
-    if samples + start.block > most:
-        raise PrecisionError(
-            f"`precision` {goal:g} is not reached with {samples} samples, after which a block of {start.block} is more "
-            f"than `most`, {most:g} [IA-X-38]"
-        )
-
-
 def _block(sampler: Sampler, seed: int, index: int, count: int) -> tuple[Any, int]:
     """The sums of a block, and of how many components."""
     generator = np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(index,))))
@@ -249,8 +239,14 @@ def _enough(start: State, tally: _Tally, goal: float, most: int) -> bool:
     """Whether it is as precise as that. When it is looked at depends on the blocks alone, not on where a run began."""
     blocks = len(start.blocks) + tally.added
     samples = blocks * start.block
-    if samples < LEAST or blocks % (1 << max(0, blocks.bit_length() - 5)):
+    last = samples + start.block > most
+    if not last and (samples < LEAST or blocks % (1 << max(0, blocks.bit_length() - 5))):
         return False
+    if samples < LEAST:
+        raise PrecisionError(
+            f"`precision` {goal:g} cannot be told before {LEAST} samples; after {samples}, a block of {start.block} is "
+            f"more than `most`, {most:g} [IA-X-38]"
+        )
     of_both = start._replace(components=tally.components)
     precision = relative_error(*estimate(canonical(tally.levels), of_both, blocks))
     if precision <= goal:
@@ -261,9 +257,10 @@ def _enough(start: State, tally: _Tally, goal: float, most: int) -> bool:
             "[IA-X-38]"
         )
     needed = samples * (precision / goal) ** 2
-    if not needed <= most:
+    if last or not needed <= most:
         raise PrecisionError(
-            f"`precision` {goal:g} needs about {needed:.2g} samples, more than `most`, {most:g} [IA-X-38]"
+            f"`precision` {goal:g} needs about {needed:.2g} samples, more than `most`, {most:g}, allows in blocks of "
+            f"{start.block} [IA-X-38]"
         )
     return False
 
