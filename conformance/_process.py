@@ -17,6 +17,7 @@ __all__ = [
     "exit_status",
     "how_it_ended",
     "kill_tree",
+    "marked",
     "memory_of",
     "shorten",
     "size_text",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 GiB = 2**30
+_ROUNDS = 10
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 # Seconds that one clause may take in one dtype, by profile: many times what the slowest correct implementation needs.
 _SECONDS = {"quick": 120.0, "full": 600.0}
@@ -139,8 +141,24 @@ def exit_status(process: subprocess.Popen[bytes]) -> int | None:
     return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
-def kill_tree(process: subprocess.Popen[bytes], others: Sequence[int] = ()) -> None:
-    """End a process that leads a group, the group, and all descendants; a signal that nobody can ignore."""
+def marked(mark: str) -> list[int]:
+    """Processes in whose first environment a text stands: also those that nothing else connects with their parent."""
+    if not mark:
+        return []
+    found = []
+    for folder in _listed("/proc"):
+        with contextlib.suppress(OSError, ValueError):  # another user's, or no process
+            pid = int(os.path.basename(folder))
+            if mark.encode() in Path(folder, "environ").read_bytes():
+                found.append(pid)
+    return found
+
+
+def kill_tree(process: subprocess.Popen[bytes], others: Sequence[int] = (), mark: str = "") -> None:
+    """End a process that leads a group, the group, and all descendants; a signal that nobody can ignore.
+
+    Those that have left the group, and whose parent is gone, are known by a mark in their environment.
+    """
     for pid in {*others, *descendants(process.pid)}:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
@@ -148,6 +166,13 @@ def kill_tree(process: subprocess.Popen[bytes], others: Sequence[int] = ()) -> N
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
+    for _ in range(_ROUNDS):  # one may just have started another
+        left = [pid for pid in marked(mark) if pid != process.pid]
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if not left:
+            break
     with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a system call: nothing more can be done
         process.wait(timeout=10)
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from multiprocessing import connection as pipes
 from typing import Any
 
@@ -86,7 +87,7 @@ class Worker:
         self._hopeless = ""
         self._failed_starts = self._slow = 0
         self._others: dict[int, int] = {}
-        self._case, self._words = b"", ""
+        self._case, self._words, self._mark = b"", "", ""
         if isolate and can_isolate():
             self._known = recipe.known()
         else:
@@ -135,7 +136,7 @@ class Worker:
         process, self._process = self._process, None
         if process is None:
             return
-        kill_tree(process, [pid for pid, since in self._others.items() if started(pid) == since])
+        kill_tree(process, [pid for pid, since in self._others.items() if started(pid) == since], self._mark)
         self._others.clear()
         self._line.close()
         os.close(self._output)
@@ -225,6 +226,7 @@ class Worker:
         self._output = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         os.unlink(path)
         # A process dies with the thread that started it: only the main one is sure to live as long as the run.
+        self._mark = f"IA_CORE_WORKER={uuid.uuid4().hex}"
         parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
         self._process = subprocess.Popen(
             [sys.executable, "-u", "-P", "-c", _BOOT, str(there.fileno()), str(parent)],
@@ -232,7 +234,7 @@ class Worker:
             stdout=self._output,
             stderr=self._output,
             pass_fds=[there.fileno()],
-            env=PASSIVE | os.environ,
+            env=PASSIVE | os.environ | dict([self._mark.split("=")]),
             start_new_session=True,
         )
         there.close()

@@ -210,6 +210,15 @@ def leaves_a_child_that_sleeps() -> None:
 
 
 @way
+def leaves_a_child_and_aborts() -> None:
+    """Before anybody can have seen the child, which is in a session of its own."""
+    if os.fork() == 0:
+        os.setsid()
+        os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(1000)"])
+    os.abort()
+
+
+@way
 def leaves_a_program_running() -> None:
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
 
@@ -233,15 +242,22 @@ def removes_the_environment() -> None:
     sys.modules.pop("pickle", None)
 
 
+# Read at once: some ways remove the environment.
+TURNS = os.environ.get("DYING_TURNS", "")
+
+
 def dies_in_turn(query: Any, key: Any, value: Any, **keywords: Any) -> Any:
-    """Every call goes the next way, also in the next process: the file that DYING_COUNT names counts them."""
-    count = Path(os.environ["DYING_COUNT"])
-    done = count.stat().st_size if count.exists() else 0
-    with count.open("ab") as file:
-        file.write(b".")
-    # Of those that take all their time one is enough, and rarely.
-    acts = [act for act in _ACTS if act.__name__ not in SLOW or (act.__name__ == "loops" and done < 2 * len(_ACTS))]
-    acts[done % len(acts)]()
+    """Every call goes the next way, also in the next process: a file has the names of those that were gone.
+
+    The ways that take all their time are gone once, in the first round.
+    """
+    turns = Path(TURNS)
+    gone = turns.read_text().split() if turns.exists() else []
+    acts = [act for act in _ACTS if act.__name__ not in SLOW or act.__name__ not in gone]
+    act = _ACTS[len(gone)] if len(gone) < len(_ACTS) else acts[len(gone) % len(acts)]
+    with turns.open("a") as file:
+        file.write(f"{act.__name__}\n")
+    act()
     return indirect_attention(query, key, value, **keywords)
 
 

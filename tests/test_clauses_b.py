@@ -50,6 +50,7 @@ def implementation(fn: Callable[..., Any], library: str) -> Implementation:
 def process_as_it_was() -> Iterator[None]:
     """Mutants of family D change it for good."""
     printing, errors = np.get_printoptions(), np.geterr()
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
     yield
     np.set_printoptions(**printing)
     np.seterr(**errors)
@@ -58,7 +59,7 @@ def process_as_it_was() -> Iterator[None]:
 
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(threads or int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
 
 
 @pytest.mark.parametrize("seed", [0, 1])

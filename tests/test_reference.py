@@ -31,4 +31,4 @@ def test_ours_pass_every_clause(name: str) -> None:
         verdict = judge(implementation, clause)
         assert not verdict.bad, "\n".join(verdict.lines())
         judged += verdict.outcome == "pass"
-    assert judged >= 50
+    assert judged >= (50 if library in ELSEWHERE else 60)

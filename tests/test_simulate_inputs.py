@@ -117,7 +117,8 @@ def test_bad_input_is_refused(name: str) -> None:
 
 def test_most_is_never_exceeded() -> None:
     assert simulate.run(SAMPLER, most=1000, precision=np.float32(0.2)).samples <= 1000
-    with pytest.raises(ValueError, match=r"needs about \S+ samples, more than `most`, 400, allows in blocks of 256 \[IA-X-38\]"):
+    text = r"needs about \S+ samples, more than `most`, 400, allows in blocks of 256 \[IA-X-38\]"
+    with pytest.raises(ValueError, match=text):
         simulate.run(SAMPLER, most=400, precision=0.055, block_bytes=8 * SAMPLER.numbers * 256)
 
 

@@ -60,12 +60,13 @@ def _attention(
     if scale is not None:
         given = [*given, np.asarray(scale, query.dtype)]
     request = _compiled(kinds, scale is not None).create_infer_request()
-    given = [np.asarray(array, order="C") for array in given]  # their memory is used as it is, and has to live on
+    given = [np.asarray(array, order="C") for array in given]  # held: memory of bfloat16 is used as it is
     for place, array in enumerate(given):
         request.set_input_tensor(place, _tensor(array))
     request.infer()
-    # A copy: the request owns what it returns. Of bfloat16 it gives the bits, called float16.
-    return np.array(request.get_output_tensor(0).data).view(query.dtype)
+    output = np.array(request.get_output_tensor(0).data)  # a copy: the request owns what it returns
+    # Of bfloat16 it gives the bits, called float16.
+    return output.view(query.dtype) if query.dtype.name == "bfloat16" else output
 
 
 def _tensor(array: np.ndarray) -> Any:

@@ -26,7 +26,7 @@ DEVIATIONS = {
 def attention() -> Implementation:
     """Every kernel is interpreted in Python, number by number: right, and slow. There is no argument for the scale.
 
-    Not claimed: float16, in which this device raises for 16 keys and from 32 on (RuntimeError: UOp verification
+    Not claimed: float16, in which this device raises for 16 keys and for 32 (RuntimeError: UOp verification
     failed; seen in tinygrad 0.14).
     """
     return Implementation(
