@@ -1,9 +1,10 @@
-"""The figure of the noise theory: its script takes other sizes, and its committed data agree with the closed forms."""
+"""The figure of the noise theory and its records: the script takes other sizes, and what is committed keeps promises."""
 
 from __future__ import annotations
 
 import json
 import re
+import statistics
 import subprocess
 import sys
 import types
@@ -80,3 +81,15 @@ def test_committed_data_agree_with_the_closed_forms() -> None:
             means = {"mean_x": np.zeros(row["d"]), "mean_y": np.full(row["d"], row["shift"])}
             paper = noise.misalignment_energy(a, **means, form="paper")
             assert np.isclose(row["paper"], paper if row["panel"] == "c" else 1 / paper)
+
+
+def test_the_record_of_times_keeps_its_promise() -> None:
+    """docs/noise.md promises at most 1.3 times the plain operations, in every library."""
+    record = json.loads((ROOT / "docs/results/simulate_times.json").read_text(encoding="utf-8"))
+    results = record["results"]
+    assert {name.partition(",")[0] for name in results} == {"numpy", "torch", "jax"} and len(results) >= 100
+    for name, found in results.items():
+        ratios = [
+            ours / plain for plain, ours in zip(found["seconds"]["plain"], found["seconds"]["simulate"], strict=True)
+        ]
+        assert len(ratios) >= 7 and statistics.median(ratios) <= 1.3, name

@@ -30,6 +30,7 @@ def attention() -> Implementation:
 
     Without that hint the CPU plugin takes bfloat16 for float32 models where the processor has it. Not claimed: empty
     arrays, because N = 0 gives what happens to stand in memory, which may be right (seen in OpenVINO 2026.4).
+    Halves are rounded more than once, also where the scale is a power of two, and declared as rounded weights.
     """
     return Implementation(
         _attention,
