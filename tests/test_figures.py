@@ -1,4 +1,4 @@
-"""The figure of the noise theory and its records: the script takes other sizes, and what is committed keeps promises."""
+"""The figure of the noise theory and its records: the script takes other sizes, what is committed keeps promises."""
 
 from __future__ import annotations
 
