@@ -30,14 +30,14 @@ def attention() -> Implementation:
 
     Without that hint the CPU plugin takes bfloat16 for float32 models where the processor has it. Not claimed: empty
     arrays, because N = 0 gives what happens to stand in memory, which may be right (seen in OpenVINO 2026.4).
-    Halves are rounded more than once, also where the scale is a power of two, and declared as rounded weights.
+    A rounded scale is an error of every score: halves are declared as rounded scores, which has the weights too.
     """
     return Implementation(
         _attention,
         "openvino",
         dtypes=("float32", "float64", "float16", "bfloat16"),
         supports={"bias", "bias_broadcast", "mask", "scale", "value_width"},
-        arithmetic={"float64": "float32", "float16": "weights", "bfloat16": "weights"},
+        arithmetic={"float64": "float32", "float16": "scores", "bfloat16": "scores"},
         deviations={label: f"{reason} (seen in OpenVINO 2026.4)" for label, reason in DEVIATIONS.items()},
     )
 
