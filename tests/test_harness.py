@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 from ia_core import indirect_attention
 from ia_core.conformance import CLAUSES, FEATURES, Implementation, Verdict, judge
 from ia_core.conformance._judging import Question, answer
-from ia_core.conformance._process import Limits, default_memory, how_it_ended, shorten
+from ia_core.conformance._process import Limits, default_memory, how_it_ended, kill_tree, marked, shorten
 from ia_core.conformance._progress import progress
 from ia_core.conformance._recipe import Recipe
 from ia_core.conformance._targets import Options
@@ -125,6 +126,28 @@ def test_a_run_over_all_clauses_survives_all_ways_in_turn(tmp_path: Path, monkey
     assert all(any(text in reason for reason in reasons) for text in deaths), deaths
     # The others are of ways that give the right answer: a thread that is left is a reason too.
     assert sum(any(text in reason for text in deaths) for reason in reasons) > 0.6 * len(reasons) > 0.3 * len(CLAUSES)
+
+
+def test_what_left_its_group_and_its_parent_is_found_by_its_mark() -> None:
+    mark = f"IA_CORE_WORKER={uuid.uuid4().hex}"
+    code = "import os, time\nif os.fork() == 0:\n os.setsid(); print(os.getpid(), flush=True); time.sleep(1000)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        env=os.environ | dict([mark.split("=")]),
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    with process.stdout as said:
+        child = int(said.readline())
+    process.wait()
+    kill_tree(process)  # the child's parent is gone, and so is its group
+    assert marked(mark) == [child]
+    kill_tree(process, mark=mark)
+    deadline = time.monotonic() + 10
+    while marked(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not marked(mark)
 
 
 def test_every_way_of_dying_is_listed() -> None:
