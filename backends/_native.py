@@ -16,10 +16,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Call", "call_native", "why_not"]
+__all__ = ["Call", "call_native", "describe", "threads", "why_not"]
 
 SOURCES = ("attention.c", "blocks.h", "bias.h", "attend.h")
 COMPILE = ("-std=gnu11", "-O3", "-march=native", "-fPIC")
@@ -54,13 +55,65 @@ def why_not() -> str | None:
     return _load()[1]
 
 
+def threads() -> int:
+    """How many the process's OpenMP would use."""
+    library, _ = _load()
+    return 1 if library is None else int(library.ia_threads())
+
+
+def describe(
+    look: Callable[[Any], tuple[int, Sequence[int]]],
+    rows: Sequence[Any],
+    lines: Sequence[Any] | None,
+    scores: dict[str, Any],
+    **numbers: Any,
+) -> Call:
+    """The kernel's view of arrays whose address and strides, in elements, ``look`` tells.
+
+    ``rows`` are query (B, H, M, D), key (B, Hk, N, D) and value (B, Hk, N, Dv) with a contiguous last axis. ``lines``
+    are knots (K,), slopes and intercepts (H, 2 K + 1), positions (B, M) and (B, N), all contiguous and in float64.
+    ``scores`` may have a bias and a mask (B, H, M, N). ``numbers`` are further fields.
+    """
+    (B, H, M, D), (_, Hk, N, _), (*_, Dv) = (array.shape for array in rows)
+    call = Call(B=B, H=H, Hk=Hk, M=M, N=N, D=D, Dv=Dv, **numbers)
+    for name, array in zip(("query", "key", "value"), rows, strict=True):
+        address, strides = look(array)
+        setattr(call, name, address)
+        setattr(call, f"{name}_at", tuple(strides[:3]))
+    for name, array in scores.items():
+        address, strides = look(array)
+        setattr(call, name, address)
+        setattr(call, f"{name}_at", tuple(strides))
+    if lines is not None:
+        call.K = lines[0].shape[0]
+        names = ("knots", "slopes", "intercepts", "query_positions", "value_positions")
+        for name, array in zip(names, lines, strict=True):
+            address, strides = look(array)
+            setattr(call, name, address)
+            if name.endswith("positions"):
+                setattr(call, f"{name}_at", strides[0])
+    return call
+
+
 def call_native(call: Call, precision: str, *, backward: bool) -> None:
     """Run the kernel in ``"float"`` or ``"double"``; the memory that ``call`` points to must be held by the caller."""
     library, why = _load()
     if library is None:
         raise RuntimeError(why)
+    if _Forked.so:
+        call.threads = 1
     if getattr(library, f"ia_{'backward' if backward else 'forward'}_{precision}")(ctypes.byref(call)):
         raise MemoryError("the compiled kernel found no memory for its blocks")
+
+
+class _Forked:
+    """Whether this process is a fork of one that had the library: the pool of threads stayed there."""
+
+    so = False
+
+    @classmethod
+    def note(cls) -> None:
+        cls.so = True
 
 
 @functools.cache
@@ -72,6 +125,7 @@ def _load() -> tuple[Any, str | None]:
         path = _compiled(compiler)
         _share_threads()
         library = ctypes.CDLL(str(path))
+        os.register_at_fork(after_in_child=_Forked.note)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home directory
         lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         return None, f"its kernel did not compile with {compiler}: {lines[-1] if lines else type(error).__name__}"

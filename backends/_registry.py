@@ -34,6 +34,7 @@ __all__ = ["PATHS", "Explanation", "Path", "available", "choose", "explain_choic
 
 # Name to library, the first choice of each library first. "any" is every library, and never declines.
 PATHS = {
+    "numpy-native": "numpy",
     "numpy-tiled": "numpy",
     "cupy-tiled": "cupy",
     "torch-native": "torch",
@@ -102,7 +103,7 @@ def available() -> tuple[Path, ...]:
     Examples
     --------
     >>> available()[0]
-    Path(name='numpy-tiled', library='numpy', importable=True)
+    Path(name='numpy-native', library='numpy', importable=True)
     """
     return tuple(
         Path(name, library, library == "any" or importlib.util.find_spec(library) is not None)
@@ -139,9 +140,8 @@ def use_backend(name: str) -> AbstractContextManager[None]:
     >>> from ia_core.backends import explain
     >>> q = np.ones((1, 2, 4))
     >>> with use_backend("reference"):
-    ...     print(explain(q, q, q))
-    reference
-      numpy-tiled declined: use_backend('reference') is in effect
+    ...     explain(q, q, q).path
+    'reference'
     """
     if name not in PATHS:
         raise ValueError(f"`name` must be one of {', '.join(PATHS)}; got {name!r} [IA-X-22]")
@@ -183,6 +183,10 @@ def explain_choice(call: Call, arrays: dict[str, Any], return_lse: bool) -> Expl
 def load(name: str) -> Any:
     """The module of a path, with ``declines`` and ``attend``; imports the path's framework."""
     # Spelled out, because torch.compile follows an import statement and not an import by name.
+    if name == "numpy-native":
+        from . import _numpy_native
+
+        return _numpy_native
     if name == "numpy-tiled":
         from . import _numpy
 

@@ -216,25 +216,9 @@ def _described(
     query: Tensor, key: Tensor, value: Tensor, lines: list[Any], bias: Maybe, mask: Maybe, scale: float, whole: bool
 ) -> tuple[_native.Call, list[Any]]:
     """The kernel's view of the arguments, and what must be held while it looks."""
-    B, H, M, D = query.shape
-    call = _native.Call(B=B, H=H, Hk=key.shape[1], M=M, N=key.shape[2], D=D, Dv=value.shape[3], scale=scale)
-    call.threads = torch.get_num_threads()
     rows = [array if array.stride(-1) == 1 else array.contiguous() for array in (query, key, value)]
-    for name, array in zip(("query", "key", "value"), rows, strict=True):
-        setattr(call, name, array.data_ptr())
-        setattr(call, f"{name}_at", array.stride()[:3])
-    for name, scores in (("bias", bias), ("mask", mask)):
-        if scores is not None:
-            setattr(call, name, scores.data_ptr())
-            setattr(call, f"{name}_at", scores.stride())
-    if lines[1] is None:
-        return call, rows
-    knots, *others = (array.contiguous() for array in lines)
-    slopes, intercepts, queries, values = others
-    call.K, call.whole_positions = knots.shape[0], whole
-    for name, array in (("knots", knots), ("slopes", slopes), ("intercepts", intercepts)):
-        setattr(call, name, array.data_ptr())
-    for name, array in (("query_positions", queries), ("value_positions", values)):
-        setattr(call, name, array.data_ptr())
-        setattr(call, f"{name}_at", array.stride(0))
-    return call, [*rows, knots, *others]
+    plain = None if lines[1] is None else [array.contiguous() for array in lines]
+    scores = {name: array for name, array in (("bias", bias), ("mask", mask)) if array is not None}
+    numbers = {"scale": scale, "whole_positions": whole, "threads": torch.get_num_threads()}
+    call = _native.describe(lambda array: (array.data_ptr(), array.stride()), rows, plain, scores, **numbers)
+    return call, [*rows, *(plain or ())]

@@ -96,14 +96,25 @@ LIBRARIES = {
     "jax": Library("jax", _jax_give, np.asarray),
     "cupy": Library("cupy", _cupy_give, lambda array: array.get(), _why_no_cupy()),
 }
+NATIVE = _native.why_not()
+needs_native = pytest.mark.skipif(NATIVE is not None, reason=str(NATIVE))
+# What a call on NumPy takes.
+NUMPY = "numpy-native" if NATIVE is None else "numpy-tiled"
+
+
+def _skip(library: str, path: str) -> str | None:
+    return NATIVE if path.endswith("-native") else LIBRARIES[library].skip
+
+
 PATHS = [
     pytest.param(
         LIBRARIES[library],
         path,
         id=path,
-        marks=pytest.mark.skipif(LIBRARIES[library].skip is not None, reason=str(LIBRARIES[library].skip)),
+        marks=pytest.mark.skipif(bool(_skip(library, path)), reason=str(_skip(library, path))),
     )
     for library, path in (
+        ("numpy", "numpy-native"),
         ("numpy", "numpy-tiled"),
         ("torch", "torch-sdpa"),
         ("torch", "torch-tiled"),
@@ -111,9 +122,6 @@ PATHS = [
         ("cupy", "cupy-tiled"),
     )
 ]
-
-NATIVE = _native.why_not()
-needs_native = pytest.mark.skipif(NATIVE is not None, reason=str(NATIVE))
 
 
 def tree_map(f: Callable[[Any], Any], tree: Any) -> Any:

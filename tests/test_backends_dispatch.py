@@ -16,7 +16,7 @@ import pytest
 import ia_core
 from ia_core.backends import Explanation, _registry, available, explain, indirect_attention, use_backend
 
-from .test_backends_bounds import LIBRARIES
+from .test_backends_bounds import LIBRARIES, NATIVE, NUMPY
 
 Q = np.ones((1, 2, 4), np.float32)
 # What the compiled kernel says to a plain call of PyTorch, and where it is turned off.
@@ -53,7 +53,7 @@ except ValueError as error:
 assert available()
 {LOADED}
 """
-    assert python(code, tmp_path).splitlines() == ["numpy-tiled", "True", "[]"]
+    assert python(code, tmp_path).splitlines() == [NUMPY, "True", "[]"]
 
 
 @pytest.mark.parametrize(("library", "array"), [("torch", "torch.ones(1, 2, 4)"), ("jax", "jax.numpy.ones((1, 2, 4))")])
@@ -69,10 +69,11 @@ print(sorted(name for name in {FRAMEWORKS!r} if name in sys.modules and name not
     assert python(code, tmp_path) == "[]"
 
 
-@pytest.mark.parametrize(("library", "path"), [("numpy", "numpy-tiled"), ("torch", "torch-sdpa"), ("jax", "jax-jit")])
+@pytest.mark.parametrize(("library", "path"), [("numpy", NUMPY), ("torch", "torch-sdpa"), ("jax", "jax-jit")])
 def test_explain_names_the_first_choice(library: str, path: str) -> None:
     q = LIBRARIES[library].give(Q)
-    assert explain(q, q, q) == Explanation(path, PLAIN if library == "torch" else {})
+    without = {} if NATIVE is None else {"numpy-native": NATIVE}
+    assert explain(q, q, q) == Explanation(path, {"numpy": without, "torch": PLAIN, "jax": {}}[library])
     assert str(explain(q, q, q)).splitlines()[0] == path
 
 
@@ -99,7 +100,7 @@ def test_explain_computes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("matmul", "exp", "sum", "where"):
         monkeypatch.setattr(np, name, refuse)
-    assert explain(Q, Q, Q, mask=np.ones((2, 2), bool), return_lse=True).path == "numpy-tiled"
+    assert explain(Q, Q, Q, mask=np.ones((2, 2), bool), return_lse=True).path == NUMPY
 
 
 def test_explain_is_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +134,7 @@ def test_subclasses_are_left_to_the_reference() -> None:
         pass
 
     for array, kind, own in (
-        (Q.view(Loud), "Loud", ["numpy-tiled"]),
+        (Q.view(Loud), "Loud", ["numpy-native", "numpy-tiled"]),
         (torch.ones(1, 2, 4).as_subclass(Tensor), "Tensor", ["torch-native", "torch-sdpa", "torch-tiled"]),
     ):
         why = f"`query` is a {kind}, which may compute in its own way"
@@ -159,7 +160,7 @@ def test_what_stands_for_an_array_takes_the_path_of_its_library(tmp_path: Path) 
     assert said == ["jax-jit"] * 3
     np.save(tmp_path / "q.npy", Q)
     mapped = np.load(tmp_path / "q.npy", mmap_mode="r")
-    assert explain(mapped, mapped, mapped).path == "numpy-tiled"
+    assert explain(mapped, mapped, mapped).path == NUMPY
 
 
 def test_any_other_library_takes_the_reference() -> None:
@@ -225,7 +226,7 @@ def test_use_backend_is_seen_by_its_own_thread_alone() -> None:
         assert seen.wait(10)
         assert explain(Q, Q, Q).path == "reference"
     thread.join()
-    assert told == ["numpy-tiled", "numpy-tiled"] and _registry._asked == ()
+    assert told == [NUMPY, "numpy-tiled"] and _registry._asked == ()
 
 
 def test_use_backend_is_seen_by_its_own_task_alone() -> None:
@@ -247,7 +248,7 @@ def test_use_backend_is_seen_by_its_own_task_alone() -> None:
     async def together() -> list[list[str]]:
         return await asyncio.gather(forced("reference"), free(), forced("numpy-tiled"))
 
-    assert asyncio.run(together()) == [["reference"] * 3, ["numpy-tiled"] * 3, ["numpy-tiled"] * 3]
+    assert asyncio.run(together()) == [["reference"] * 3, [NUMPY] * 3, ["numpy-tiled"] * 3]
     assert _registry._asked == ()
 
 

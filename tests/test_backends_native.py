@@ -96,6 +96,55 @@ def test_many_blocks_equal_the_reference(sizes: dict[str, int], masked: bool) ->
 
 
 @needs_native
+def test_arrays_of_numpy_that_the_kernel_cannot_read_in_place() -> None:
+    """Other byte orders, odd addresses, strides of no whole number of elements, or backwards along the last axis."""
+    random = np.random.default_rng(4)
+    plain = [random.normal(size=(2, L, 6)).astype(np.float32) for L in (5, 7, 7)]
+    bias, mask = random.normal(size=(5, 7)).astype(np.float32), random.random((5, 7)) < 0.7
+
+    def odd(array: Any) -> Any:
+        return np.frombuffer(b"0" + array.tobytes(), array.dtype, offset=1).reshape(array.shape)
+
+    def packed(array: Any) -> Any:
+        records = np.zeros(array.shape, [("before", "u1"), ("it", array.dtype)])
+        records["it"] = array
+        return records["it"]
+
+    def backwards(array: Any) -> Any:
+        return array[..., ::-1].copy()[..., ::-1]
+
+    with use_backend("numpy-native"):
+        want = indirect_attention(*plain, bias=bias, mask=mask)
+        for change in (lambda array: array.astype(array.dtype.newbyteorder()), odd, packed, backwards):
+            got = indirect_attention(*map(change, plain), bias=change(bias), mask=change(mask))
+            np.testing.assert_array_equal(got, want)
+
+
+@needs_native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_a_fork_of_a_process_that_has_threads_in_the_kernel(library: str, tmp_path: Path) -> None:
+    """OpenMP's threads stay in the parent: the child must do without them, and not wait for them."""
+    code = f"""
+import os, numpy, {library}
+from ia_core import LinearOffset, PositionBias
+from ia_core.backends import explain, indirect_attention
+give = numpy.asarray if "{library}" == "numpy" else {library}.as_tensor
+q, at = give(numpy.random.default_rng(0).normal(size=(4, 300, 8))), give(numpy.arange(300))
+bias = PositionBias(LinearOffset(give(numpy.ones(4))), at, at)
+assert explain(q, q, q, bias=bias).path == "{library}-native"
+before = indirect_attention(q, q, q, bias=bias)
+child = os.fork()
+if child == 0:
+    os._exit(0 if bool((indirect_attention(q, q, q, bias=bias) == before).all()) else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    words, env = [sys.executable, "-c", code], os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "0\n", done.stderr
+
+
+@needs_native
 def test_value_positions_in_any_order() -> None:
     arrays, leaves = call_of(50, 300)
     shuffled = torch.randperm(300, generator=torch.Generator().manual_seed(2)).double().requires_grad_()

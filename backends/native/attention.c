@@ -8,6 +8,7 @@
 #include <omp.h>
 #else
 #define omp_get_thread_num() 0
+#define omp_get_max_threads() 1
 #endif
 #include <math.h>
 #include <stdint.h>
@@ -36,6 +37,9 @@ struct call {
     double *d_slopes, *d_intercepts;          /* (B, H, 2K+1); all of these begin as 0 */
     double *d_query_positions, *d_value_positions; /* (B, H, M), (B, H, N); the second may be NULL */
 };
+
+/* For callers without a number of their own: what OMP_NUM_THREADS says, or the number of processors. */
+int ia_threads(void) { return omp_get_max_threads(); }
 
 /* A stretch of value positions, in ascending order, whose offsets from one query lie in one cell. */
 struct run {
