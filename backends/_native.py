@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Call", "call_native", "describe", "threads", "why_not"]
+__all__ = ["Call", "call_native", "describe", "entry_points", "threads", "why_not"]
 
-SOURCES = ("attention.c", "blocks.h", "bias.h", "attend.h")
+SOURCES = ("attention.c", "blocks.h", "bias.h", "attend.h", "jax.c")
 COMPILE = ("-std=gnu11", "-O3", "-march=native", "-fPIC")
 LINK = ("-shared",)
 _POINTER, _INT, _THREE, _FOUR = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64 * 3, ctypes.c_int64 * 4
@@ -48,11 +48,19 @@ class Call(ctypes.Structure):
     )
 
 
-def why_not() -> str | None:
-    """Why the kernel cannot be had, or None; the first question compiles it."""
+def why_not(headers: str | None = None) -> str | None:
+    """Why the kernel cannot be had, or None; the first question compiles it.
+
+    ``headers`` is where JAX keeps those of its interface: with it, the library is one that JAX can call.
+    """
     if os.environ.get("IA_CORE_NATIVE") == "0":
         return "IA_CORE_NATIVE=0 turns the compiled kernel off"
-    return _load()[1]
+    return _load(headers)[1]
+
+
+def entry_points(headers: str) -> Any:
+    """The library that JAX can call, or None."""
+    return _load(headers)[0]
 
 
 def threads() -> int:
@@ -117,12 +125,12 @@ class _Forked:
 
 
 @functools.cache
-def _load() -> tuple[Any, str | None]:
+def _load(headers: str | None = None) -> tuple[Any, str | None]:
     compiler = next(filter(None, map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")))), None)
     if sys.platform not in ("linux", "darwin") or compiler is None:
         return None, "there is no C compiler (cc), which its kernel needs"
     try:
-        path = _compiled(compiler)
+        path = _compiled(compiler, headers)
         _share_threads()
         library = ctypes.CDLL(str(path))
         os.register_at_fork(after_in_child=_Forked.note)
@@ -132,32 +140,36 @@ def _load() -> tuple[Any, str | None]:
     return library, None
 
 
-def _compiled(compiler: str) -> Path:
+def _compiled(compiler: str, headers: str | None = None) -> Path:
     folder = Path(__file__).parent / "native"
+    source, include = folder / "attention.c", []
     features = _run([compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull]).stdout
     digest = hashlib.sha256(f"{features}{COMPILE}{LINK}".encode())
     for name in SOURCES:
         digest.update((folder / name).read_bytes())
+    if headers is not None:
+        source, include = folder / "jax.c", [f"-I{headers}"]
+        digest.update((Path(headers) / "xla/ffi/api/c_api.h").read_bytes())
     cache = Path(os.environ.get("IA_CORE_CACHE") or Path.home() / ".cache" / "indirect-attention")
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = cache / f"native-{digest.hexdigest()[:20]}.so"
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=cache) as work:
-            _compile(compiler, folder / SOURCES[0], Path(work))
+            _compile([compiler, *include], source, Path(work))
             # Another process may have been as quick; either library is good.
             (Path(work) / "native.so").replace(path)
     return path
 
 
-def _compile(compiler: str, source: Path, work: Path) -> None:
-    first = [compiler, *COMPILE, "-c", str(source), "-o", str(work / "native.o")]
+def _compile(compiler: list[str], source: Path, work: Path) -> None:
+    first = [*compiler, *COMPILE, "-c", str(source), "-o", str(work / "native.o")]
     try:
         _run([*first, "-fopenmp"])
     except subprocess.CalledProcessError:  # one thread is better than none
         _run(first)
     # Without -fopenmp here: the library takes the OpenMP that the process has, in place of a second pool of threads.
     undefined = ["-Wl,-undefined,dynamic_lookup"] if sys.platform == "darwin" else []
-    _run([compiler, *LINK, str(work / "native.o"), "-o", str(work / "native.so"), "-lm", *undefined])
+    _run([*compiler, *LINK, str(work / "native.o"), "-o", str(work / "native.so"), "-lm", *undefined])
 
 
 def _run(words: list[str]) -> subprocess.CompletedProcess[str]:

@@ -40,6 +40,7 @@ PATHS = {
     "torch-native": "torch",
     "torch-sdpa": "torch",
     "torch-tiled": "torch",
+    "jax-native": "jax",
     "jax-jit": "jax",
     "reference": "any",
 }
@@ -207,6 +208,10 @@ def load(name: str) -> Any:
         from . import _torch_tiled
 
         return _torch_tiled
+    if name == "jax-native":
+        from . import _jax_native
+
+        return _jax_native
     if name == "jax-jit":
         from . import _jax
 

@@ -98,8 +98,8 @@ LIBRARIES = {
 }
 NATIVE = _native.why_not()
 needs_native = pytest.mark.skipif(NATIVE is not None, reason=str(NATIVE))
-# What a call on NumPy takes.
-NUMPY = "numpy-native" if NATIVE is None else "numpy-tiled"
+# What a plain call takes.
+NUMPY, JAX = ("numpy-native", "jax-native") if NATIVE is None else ("numpy-tiled", "jax-jit")
 
 
 def _skip(library: str, path: str) -> str | None:

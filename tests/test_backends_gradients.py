@@ -32,6 +32,10 @@ GRADIENTS = [
         pytest.param("torch", "torch-native", bias, masked, marks=needs_native)
         for bias, masked in itertools.product(["mlp", "table", "linear"], [False, True])
     ],
+    *[
+        pytest.param("jax", "jax-native", *some, marks=needs_native)
+        for some in (("none", True), ("none", False), ("mlp", True), ("table", False), ("linear", True))
+    ],
     # JAX compiles each for a second or two, so that it gets a few.
     *[
         ("jax", "jax-jit", *some)
@@ -145,7 +149,9 @@ def test_gradients_equal_those_of_the_reference(
 ) -> None:
     case = case_with(bias, masked=masked)
     cotangent = np.random.default_rng(12).normal(size=(2, 4, 5, 4))
-    wanted = gradients(ia_core.indirect_attention, LIBRARIES[library], case, cotangent)
+    # JAX takes 1 for the derivative of |t| at 0; the closed form of the specification, PyTorch and the kernel take 0.
+    of = "torch" if (path, bias) == ("jax-native", "linear") else library
+    wanted = gradients(ia_core.indirect_attention, LIBRARIES[of], case, cotangent)
     from ia_core.backends import _registry
 
     monkeypatch.setattr(_registry.load(path), "TILE_ROWS", 2, raising=False)

@@ -24,13 +24,21 @@ torch = pytest.importorskip("torch")
 
 
 @needs_native
-@settings(max_examples=150, derandomize=True, deadline=None, database=None)
-@given(cases())
-def test_values_are_within_rounding_of_the_truth(drawn: tuple[str, Case]) -> None:
-    dtype, case = drawn
-    assume(not (isinstance(case.bias, PositionBias) and isinstance(case.bias.f, BoxMLP)))
-    output, lse = run(LIBRARIES["torch"], "torch-native", case)
-    check(case, output, lse, dtype)
+@pytest.mark.parametrize(("library", "examples"), [("torch", 150), ("jax", 40)])
+def test_values_are_within_rounding_of_the_truth(library: str, examples: int) -> None:
+    import jax
+
+    @settings(max_examples=examples, derandomize=True, deadline=None, database=None)
+    @given(cases())
+    def holds(drawn: tuple[str, Case]) -> None:
+        dtype, case = drawn
+        assume(not (isinstance(case.bias, PositionBias) and isinstance(case.bias.f, BoxMLP)))
+        assume(library == "torch" or case.bias is None or isinstance(case.bias, PositionBias))
+        output, lse = run(LIBRARIES[library], f"{library}-native", case)
+        check(case, output, lse, dtype)
+
+    with jax.enable_x64(True):
+        holds()
 
 
 def call_of(

@@ -15,7 +15,19 @@ import ia_core
 from ia_core import LinearOffset, PositionBias
 from ia_core.backends import explain, indirect_attention, use_backend
 
-from .test_backends_bounds import DTYPES, LIBRARIES, NUMPY, PATHS, Case, Library, check, given, numbers, position_bias
+from .test_backends_bounds import (
+    DTYPES,
+    JAX,
+    LIBRARIES,
+    NUMPY,
+    PATHS,
+    Case,
+    Library,
+    check,
+    given,
+    numbers,
+    position_bias,
+)
 
 paths = pytest.mark.parametrize(("library", "path"), PATHS)
 # JAX compiles every example anew.
@@ -311,7 +323,7 @@ def test_result_dtypes(library: Library, path: str) -> None:
 
 
 def test_every_path_is_the_one_that_its_library_takes() -> None:
-    first = {"numpy": NUMPY, "torch": "torch-sdpa", "jax": "jax-jit"}
+    first = {"numpy": NUMPY, "torch": "torch-sdpa", "jax": JAX}
     for name, path in first.items():
         arrays = [LIBRARIES[name].give(numbers(seed, 1, 2, 3)) for seed in range(3)]
         assert explain(*arrays).path == path

@@ -1,0 +1,187 @@
+"""The compiled kernel under JAX's transforms, against the reference under the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ia_core
+from ia_core import LinearOffset, OffsetMLP, PositionBias
+from ia_core.backends import explain, indirect_attention
+
+from .test_backends_bounds import needs_native
+
+jax = pytest.importorskip("jax")
+jnp = jax.numpy
+pytestmark = needs_native
+A, B, H, HK, M, N, D, DV, HIDDEN = 3, 2, 4, 2, 7, 9, 5, 3, 6
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> Any:
+    with jax.enable_x64(True):
+        yield
+
+
+class Inputs:
+    """Rows, parameters, positions and a mask, each with a mapped axis before it or without."""
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(3)
+
+        def draw(*shape: int) -> Any:
+            return jnp.asarray(random.normal(size=(A, *shape)))
+
+        self.rows = [draw(B, H, M, D), draw(B, HK, N, D), draw(B, HK, N, DV)]
+        w1 = draw(HIDDEN)
+        self.parameters = [w1, -w1 * jnp.asarray(random.uniform(-N, N, (A, HIDDEN))), draw(HIDDEN, H), draw(H)]
+        self.places = [jnp.asarray(random.uniform(0, N, (A, B, M))), jnp.arange(float(N)) + draw(1)]
+        self.mask = jnp.asarray(random.random((A, B, H, M, N)) < 0.7).at[:, :, :, 0].set(False)
+        self.cotangent = draw(B, H, M, DV)[0]
+
+
+def call(function: Any, rows: Any, parameters: Any, places: Any, mask: Any = None) -> Any:
+    return function(*rows, bias=PositionBias(OffsetMLP(*parameters), *places), mask=mask, return_lse=True)
+
+
+def loss(function: Any, cotangent: Any, *given: Any) -> Any:
+    output, lse = call(function, *given)
+    return jnp.sum(output * cotangent) + jnp.sum(jnp.where(jnp.isinf(lse), 0.0, jnp.sin(lse)))
+
+
+def first(arrays: Any) -> Any:
+    return jax.tree.map(lambda array: array[0], arrays)
+
+
+def mapped_rows(f: Any, x: Inputs) -> Any:
+    return jax.vmap(lambda rows: call(f, rows, first(x.parameters), first(x.places), x.mask[0]))(x.rows)
+
+
+def mapped_query(f: Any, x: Inputs) -> Any:
+    _, key, value = first(x.rows)
+    moved = jnp.moveaxis(x.rows[0], 0, 2)
+    return jax.vmap(lambda q: call(f, [q, key, value], first(x.parameters), first(x.places)), in_axes=2)(moved)
+
+
+def mapped_mask(f: Any, x: Inputs) -> Any:
+    own = jax.vmap(lambda mask: call(f, first(x.rows), first(x.parameters), first(x.places), mask))(x.mask)
+    shared = jax.vmap(lambda mask: call(f, first(x.rows), first(x.parameters), first(x.places), mask))(x.mask[:, 0, 0])
+    both = jax.vmap(lambda rows, mask: call(f, rows, first(x.parameters), first(x.places), mask))(x.rows, x.mask)
+    return own, shared, both
+
+
+def mapped_parameters(f: Any, x: Inputs) -> Any:
+    return jax.vmap(lambda parameters: call(f, first(x.rows), parameters, first(x.places), x.mask[0]))(x.parameters)
+
+
+def mapped_positions(f: Any, x: Inputs) -> Any:
+    return jax.vmap(lambda places: call(f, first(x.rows), first(x.parameters), places))(x.places)
+
+
+def mapped_twice(f: Any, x: Inputs) -> Any:
+    return jax.vmap(lambda rows: jax.vmap(lambda k: f(rows[0], k, rows[2]))(x.rows[1]))(x.rows)
+
+
+def mapped_gradient(f: Any, x: Inputs) -> Any:
+    inner = jax.grad(lambda *given: loss(f, x.cotangent, *given, x.mask[0]), argnums=(0, 1, 2))
+    return jax.vmap(inner)(x.rows, x.parameters, x.places)
+
+
+def gradient_of_mapped(f: Any, x: Inputs) -> Any:
+    def total(rows: Any, parameters: Any, places: Any) -> Any:
+        return jnp.sum(jax.vmap(lambda rows, places: loss(f, x.cotangent, rows, parameters, places))(rows, places))
+
+    return jax.grad(total, argnums=(0, 1, 2))(x.rows, first(x.parameters), x.places)
+
+
+def compiled_gradient(f: Any, x: Inputs) -> Any:
+    places = [jnp.arange(M), jnp.arange(N, dtype=jnp.int16)]
+    of = jax.grad(lambda rows, parameters: loss(f, x.cotangent, rows, parameters, places), argnums=(0, 1))
+    return jax.jit(of)(first(x.rows), first(x.parameters))
+
+
+def rematerialised(f: Any, x: Inputs) -> Any:
+    of = jax.checkpoint(lambda rows, parameters: loss(f, x.cotangent, rows, parameters, first(x.places)))
+    return jax.grad(of, argnums=(0, 1))(first(x.rows), first(x.parameters))
+
+
+def scanned(f: Any, x: Inputs) -> Any:
+    def step(carry: Any, rows: Any) -> Any:
+        return carry, call(f, rows, first(x.parameters), first(x.places))[0]
+
+    return jax.lax.scan(step, 0.0, x.rows)[1]
+
+
+TRANSFORMS: list[Callable[[Any, Inputs], Any]] = [
+    *(mapped_rows, mapped_query, mapped_mask, mapped_parameters, mapped_positions, mapped_twice),
+    *(mapped_gradient, gradient_of_mapped, compiled_gradient, rematerialised, scanned),
+]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_transforms_equal_those_of_the_reference(transform: Callable[[Any, Inputs], Any]) -> None:
+    got, want = (transform(function, Inputs()) for function in (indirect_attention, ia_core.indirect_attention))
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype
+        size = float(jnp.max(jnp.abs(jnp.where(jnp.isfinite(other), other, 0.0))))
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12 * size)
+
+
+def test_the_kernel_is_what_runs_in_a_transform() -> None:
+    x, said = Inputs(), []
+
+    def told(*rows: Any) -> Any:
+        said.append(explain(*rows).path)
+        return jnp.sum(indirect_attention(*rows))
+
+    jax.vmap(told)(*x.rows)
+    jax.jit(jax.grad(told))(*first(x.rows))
+    assert said == ["jax-native"] * 2
+    lowered = jax.jit(indirect_attention).lower(*first(x.rows)).as_text()
+    assert "ia_core_forward" in lowered
+
+
+def test_derivatives_that_the_kernel_does_not_have_take_the_other_path() -> None:
+    x, said = Inputs(), []
+
+    def told(query: Any) -> Any:
+        _, key, value = first(x.rows)
+        said.append(str(explain(query, key, value)).splitlines())
+        return jnp.sum(indirect_attention(query, key, value) ** 2)
+
+    query = x.rows[0][0]
+    jax.jvp(told, (query,), (query,))
+    jax.grad(lambda query: jnp.sum(jax.grad(told)(query)))(query)
+    declined = "  jax-native declined: "
+    assert said == [
+        ["jax-jit", f"{declined}`query` carries a tangent; the kernel has no forward derivative"],
+        ["jax-jit", f"{declined}a second derivative with respect to `query` is asked for; the kernel has first ones"],
+    ]
+
+
+def test_in_a_compiled_function_jax_refuses_them() -> None:
+    rows = first(Inputs().rows)
+    compiled = jax.jit(lambda query: jnp.sum(indirect_attention(query, *rows[1:])))
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(compiled, (rows[0],), (rows[0],))
+    with pytest.raises(ValueError, match=r"`ia_core_\w+` cannot be differentiated"):
+        jax.grad(lambda query: jnp.sum(jax.grad(compiled)(query)))(rows[0])
+
+
+def test_what_it_declines() -> None:
+    rows = first(Inputs().rows)
+    why = explain(*rows, bias=jnp.zeros((M, N))).declined
+    assert why == {"jax-native": "it does not give the gradient of a bias that is a matrix"}
+
+
+def test_whole_positions_beyond_the_reach_of_float32() -> None:
+    """Without float64 in JAX: whole numbers go to the kernel as they are."""
+    with jax.enable_x64(False):
+        rows = [jnp.ones((1, n, 4)).at[0, :, 0].set(jnp.arange(n) / 8) for n in (4, 6, 6)]
+        f, far = LinearOffset(jnp.ones(1)), 2**30
+        near, other = (PositionBias(f, jnp.arange(4) + at, jnp.arange(6) + at) for at in (0, far))
+        assert jnp.array_equal(indirect_attention(*rows, bias=near), indirect_attention(*rows, bias=other))
