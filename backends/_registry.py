@@ -27,10 +27,10 @@ from .._arrays import library_of
 from .._checks import Call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["PATHS", "Explanation", "Path", "available", "choose", "explain_choice", "load", "use_backend"]
+__all__ = ["PATHS", "SHORTCUTS", "Explanation", "Path", "available", "choose", "explain_choice", "load", "use_backend"]
 
 # Name to library, the first choice of each library first. "any" is every library, and never declines.
 PATHS = {
@@ -44,6 +44,11 @@ PATHS = {
     "jax-jit": "jax",
     "reference": "any",
 }
+
+
+# By the class of the query: what takes a plain call, without bias, mask and lse, if a glance shows that it is in order,
+# and gives None otherwise. The checks of a small call take longer than its attention. A path's module adds its own.
+SHORTCUTS: dict[type, Callable[[Any, Any, Any, float | None], Any]] = {}
 
 
 class Path(NamedTuple):
@@ -217,6 +222,11 @@ def load(name: str) -> Any:
 
         return _jax
     return _attention
+
+
+def asked_for() -> bool:
+    """Whether any context asks for a path."""
+    return bool(_asked)
 
 
 def forced_in_context() -> str | None:

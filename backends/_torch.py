@@ -19,10 +19,10 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from .._attention import dense_bias, prepare
 from .._checks import Call
 from .._position_bias import PositionBias
-from ._registry import forced_in_context
+from ._registry import SHORTCUTS, asked_for, forced_in_context
 from ._tiled import slab, tiles
 
-__all__ = ["attend", "declines", "forced_in_trace", "has_own_rules", "own_precision", "why_not_a_kernel"]
+__all__ = ["attend", "declines", "forced_in_trace", "has_own_rules", "own_precision", "plain", "why_not_a_kernel"]
 
 # Measured on two cores, float32, 8 heads, N of 1024 and 2048: 128 to 512 rows take the same time within the
 # noise, 64 take up to twice as long, and the mask of a tile costs rows x N numbers per head.
@@ -70,6 +70,39 @@ def own_precision(array: Any) -> AbstractContextManager[Any]:
     """Keep autocast from computing in halves what the specification computes in float32."""
     kind = array.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
+
+def plain(query: Any, key: Any, value: Any, scale: float | None) -> Any:
+    """A call that is in order beyond doubt, by one call of the kernel; None for every other one."""
+    if (
+        torch.compiler.is_compiling()
+        or asked_for()
+        or not (type(key) in _PLAIN and type(value) in _PLAIN)
+        or not (scale is None or (type(scale) is float and 0.0 <= scale < math.inf))
+    ):
+        return None
+    dtype, shape, others = query.dtype, query.shape, key.shape
+    if (
+        dtype not in (torch.float32, torch.float64)
+        or not (key.dtype == value.dtype == dtype)
+        or len(shape) != 4
+        or value.shape != others
+        or not (shape[:2] == others[:2] and shape[3] == others[3])
+        or 0 in shape
+        or others[2] == 0
+        or not (query.is_cpu and key.is_cpu and value.is_cpu)
+        or not (query.layout is key.layout is value.layout is torch.strided)
+        or forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch.is_autocast_enabled("cpu")
+    ):
+        return None
+    attn_mask = query.new_zeros((1, 1, 1, others[2])) if others[2] < FEW_KEYS else None
+    return scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, scale=scale)
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+SHORTCUTS.update(dict.fromkeys(_PLAIN, plain))
 
 
 def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -> tuple[Any, None]:

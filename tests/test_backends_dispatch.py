@@ -271,3 +271,55 @@ def test_the_numbers_are_those_of_the_path_asked_for() -> None:
         got = indirect_attention(q, k, v, return_lse=True)
     for one, other in zip(got, ia_core.indirect_attention(q, k, v, return_lse=True), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_plain_call_of_torch_skips_the_checks_and_no_other_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from ia_core import backends
+
+    generator = torch.Generator().manual_seed(3)
+    q, k, v = (torch.randn(2, 3, n, 8, generator=generator) for n in (4, 5, 5))
+    with use_backend("torch-sdpa"):
+        want = indirect_attention(q, k, v)
+    checked: list[Any] = []
+    check = backends.check_call
+    monkeypatch.setattr(backends, "check_call", lambda *arguments: checked.append(arguments) or check(*arguments))
+    assert torch.equal(indirect_attention(q, k, v), want)
+    assert torch.equal(indirect_attention(torch.nn.Parameter(q), k, v, scale=8**-0.5), want)
+    assert not checked
+    three = [array[0] for array in (q, k, v)]
+    others: list[tuple[list[Any], dict[str, Any]]] = [
+        (three, {}),
+        ([q.half(), k.half(), v.half()], {}),
+        ([q, k, v[..., :5]], {}),
+        ([q, k[:, :1], v[:, :1]], {}),
+        ([q[:, :, :0], k, v], {}),
+        ([q, k[:, :, :0], v[:, :, :0]], {}),
+        ([q, k, v], {"scale": 1}),
+        ([q, k, v], {"mask": torch.ones(4, 5, dtype=torch.bool)}),
+        ([q, k, v], {"bias": torch.zeros(4, 5)}),
+        ([q, k, v], {"return_lse": True}),
+    ]
+    for arrays, keywords in others:
+        checked.clear()
+        indirect_attention(*arrays, **keywords)
+        assert len(checked) == 1
+    for arrays, keywords in (
+        ([q, k.double(), v], {}),
+        ([q, k[..., :7], v], {}),
+        ([q, k, v[:, :, :4]], {}),
+        ([q[:1], k, v], {}),
+        ([q, k.numpy(), v], {}),
+        ([q, k, v], {"scale": -1.0}),
+        ([q, k, v], {"scale": float("nan")}),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"\[IA-X-"):
+            indirect_attention(*arrays, **keywords)
+    checked.clear()
+    torch.func.vmap(indirect_attention)(q[None], k[None], v[None])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert indirect_attention(q, k, v).dtype == torch.float32
+    with use_backend("torch-tiled"):
+        indirect_attention(q, k, v)
+    assert len(checked) == 3
