@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip -qq install -c constraints.txt
 # Peers bring frameworks of their own, which nothing else here is to depend on.
 PEERS := .venv-peers
 
-.PHONY: demo test peers lint docs dist types clean
+.PHONY: demo test peers bench lint docs dist types clean
 
 demo: .venv/demo.stamp
 	@mkdir -p build
@@ -54,6 +54,12 @@ $(PEERS)/peers.stamp: $(PEERS)/torch.stamp pyproject.toml
 	@echo "Installing the project and the kernels of others ..."
 	@$(PEERS)/bin/python -m pip -qq install -c constraints.txt -e '.[dev,peers]'
 	@touch $@
+
+# What a position bias costs, hours for the whole grid; goes on where it was stopped. `make bench BENCH="--preset contract"`
+# is the part that docs/performance.md begins with.
+bench: .venv/dev.stamp
+	$(BIN)/python benchmarks/bench_attention.py run $(BENCH)
+	$(BIN)/python benchmarks/bench_attention.py report
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -10,18 +10,16 @@ median of the rounds' ratios and their quartiles. One call warms each up, and fo
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _machine import environment, interleaved
 
 import ia_core
 from ia_core.backends import explain, indirect_attention
@@ -33,6 +31,8 @@ CASES = ("plain", "dense bias", "causal mask", "position bias", "lse")
 def main() -> None:
     options = _options()
     facts = environment(options.libraries)
+    if hasattr(os, "getloadavg"):
+        facts["load before"] = f"{os.getloadavg()[0]:.2f}"
     print("\n".join(f"{name}: {what}" for name, what in facts.items()))
     print(f"float32, 1 x {HEADS} heads, M = N, D = Dv = {WIDTH}, OffsetMLP of {HIDDEN} hidden units, no gradients\n")
     print(f"{'library':8}{'case':15}{'N':>6}  {'path':13}{'reference':>11}{'fast':>11}{'ratio':>8}  quartiles")
@@ -54,6 +54,8 @@ def measure(library: str, N: int, rounds: int) -> list[dict[str, Any]]:
             name: _waiting(function, arrays, keywords, wait)
             for name, function in (("reference", ia_core.indirect_attention), ("fast", indirect_attention))
         }
+        for call in calls.values():
+            call()
         seconds = interleaved(calls, rounds)
         ratios = [slow / fast for slow, fast in zip(seconds["reference"], seconds["fast"], strict=True)]
         low, _, high = statistics.quantiles(ratios, n=4)
@@ -72,19 +74,6 @@ def measure(library: str, N: int, rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each call in each round."""
-    for call in calls.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds):
-        for name in list(calls)[:: 1 if number % 2 else -1]:
-            start = time.perf_counter()
-            calls[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def arguments(case: str, N: int, give: Callable[[Any], Any]) -> tuple[list[Any], dict[str, Any]]:
     """The arrays and keywords of a case, the same numbers for every library."""
     random = np.random.default_rng(0)
@@ -101,19 +90,6 @@ def arguments(case: str, N: int, give: Callable[[Any], Any]) -> tuple[list[Any],
         f = ia_core.OffsetMLP(draw(HIDDEN), draw(HIDDEN), draw(HIDDEN, HEADS), draw(HEADS))
         return arrays, {"bias": ia_core.PositionBias(f, give(np.arange(N)), give(np.arange(N)))}
     return arrays, {"return_lse": True} if case == "lse" else {}
-
-
-def environment(libraries: list[str]) -> dict[str, str]:
-    """The machine and the versions, as far as the system tells them."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    facts = {"processor": f"{model}, {os.cpu_count()} logical", "python": platform.python_version()}
-    facts |= {name: importlib.metadata.version(name) for name in libraries if name != "cupy"}
-    if hasattr(os, "getloadavg"):
-        facts["load before"] = f"{os.getloadavg()[0]:.2f}"
-    return facts
 
 
 def _waiting(

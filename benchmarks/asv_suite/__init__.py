@@ -1,0 +1,1 @@
+"""Entry points for asv, which keeps the history: ``cd benchmarks && asv run``."""
