@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.custom_batching import custom_vmap
 
 from .._arrays import widen
@@ -184,8 +183,9 @@ def _call_backward(scale: float, arrays: Any, lines: _Lines | None, mask: Any) -
 
 def _ffi(name: str, results: Any, scale: float, arrays: Any, lines: _Lines | None, mask: Any) -> Any:
     given = [*arrays, *(lines or ()), *(() if mask is None else (mask,))]
-    flags = {"lines": np.int64(lines is not None), "masked": np.int64(mask is not None)}
-    return jax.ffi.ffi_call(name, results)(*given, scale=np.float64(scale), **flags)
+    whole, real = (jnp.dtype(kind).type for kind in ("int64", "float64"))  # scalars of NumPy, whatever JAX computes in
+    flags = {"lines": whole(lines is not None), "masked": whole(mask is not None)}
+    return jax.ffi.ffi_call(name, results)(*given, scale=real(scale), **flags)
 
 
 @functools.cache

@@ -31,7 +31,16 @@ ADAPTED = {
 # The one file of the suite that carries arrays from NumPy to the library under test, and back.
 CARRIER = Path("conformance/_libraries.py")
 CARRIED = frozenset({"array_api_strict", "cupy", "jax", "torch"})
-FRAMEWORK_FILES = {"_cupy": "cupy", "_jax": "jax", "_numpy": "numpy", "_torch": "torch", "_torch_native": "torch"}
+FRAMEWORK_FILES = {
+    "_cupy": "cupy",
+    "_jax": "jax",
+    "_jax_native": "jax",
+    "_numpy": "numpy",
+    "_numpy_native": "numpy",
+    "_torch": "torch",
+    "_torch_native": "torch",
+    "torch_module": "torch",
+}
 
 
 class Import:
