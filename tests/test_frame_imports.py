@@ -32,14 +32,17 @@ ADAPTED = {
 CARRIER = Path("conformance/_libraries.py")
 CARRIED = frozenset({"array_api_strict", "cupy", "jax", "torch"})
 FRAMEWORK_FILES = {
-    "_cupy": "cupy",
-    "_jax": "jax",
-    "_jax_native": "jax",
-    "_numpy": "numpy",
-    "_numpy_native": "numpy",
-    "_torch": "torch",
-    "_torch_native": "torch",
-    "torch_module": "torch",
+    "_cupy": {"cupy"},
+    "_jax": {"jax"},
+    "_jax_modules": {"jax"},
+    "_jax_native": {"jax"},
+    "_numpy": {"numpy"},
+    "_numpy_native": {"numpy"},
+    "_torch": {"torch"},
+    "_torch_native": {"torch"},
+    "equinox_module": {"equinox", "jax"},
+    "flax_module": {"flax", "jax"},
+    "torch_module": {"torch"},
 }
 
 
@@ -116,7 +119,7 @@ def _broken_rule(one: Import, path: Path) -> str | None:
     if one.name.startswith("ia_core.") and one.name.split(".")[1] == _other(folder):
         return f"{folder} may not import {_other(folder)}"
     if folder == "backends":
-        own = {"ia_core", FRAMEWORK_FILES.get(path.stem, "ia_core")}
+        own = {"ia_core", *FRAMEWORK_FILES.get(path.stem, ())}
         return None if one.top in own else f"this file of backends may import only {sorted(own)}"
     return _broken_in_suite(one, path)
 

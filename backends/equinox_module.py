@@ -1,0 +1,148 @@
+"""Indirect attention as an Equinox module, with projections and a bias network of its own.
+
+Its leaves are the parameters of the specification, with which it gives the numbers of
+:func:`ia_core.multi_head_attention`, to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox
+import jax.numpy as jnp
+
+from .._bias import OffsetMLP
+from .._convert import to_library
+from .._heads import MultiHead
+from ._jax_modules import attend, initial
+
+__all__ = ["IndirectAttention"]
+
+
+class IndirectAttention(equinox.Module):
+    """Multi-head indirect attention: ``K = X W_k``, ``V = Y W_v``, and a bias f of relative positions (P11).
+
+    Parameters
+    ----------
+    embed_dim : int
+        Features of the queries, and of the output.
+    num_heads : int
+        H.
+    kdim, vdim : int, optional
+        Features of the conditioning X and of the content Y; ``embed_dim`` by default.
+    num_kv_heads : int, optional
+        Hk, of which ``num_heads`` is a multiple; ``num_heads`` by default.
+    head_dim : int, optional
+        D and Dv; ``embed_dim // num_heads`` by default.
+    hidden : int
+        Hidden units of f.
+    alibi : bool
+        Start f as a penalty that grows with the distance, with the slopes of :func:`ia_core.alibi_slopes`.
+    bias : bool
+        Whether the projections have one.
+    query_projection, output_projection : bool
+        Without the first, the features of the queries are cut into heads as they are; without the second, the heads'
+        outputs stand side by side.
+    dtype
+        Of the parameters.
+    key : key of JAX
+
+    Attributes
+    ----------
+    params : MultiHead
+    f : OffsetMLP
+
+    Raises
+    ------
+    ValueError
+        If sizes do not fit each other (IA-X-33).
+
+    Notes
+    -----
+    Section 4 of arXiv 2509.26015.
+
+    Examples
+    --------
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from ia_core.backends.equinox_module import IndirectAttention
+    >>> attention = IndirectAttention(16, 4, vdim=6, key=jax.random.key(0))
+    >>> queries, conditioning, content = jnp.ones((2, 5, 16)), jnp.ones((2, 7, 16)), jnp.ones((2, 7, 6))
+    >>> attention(queries, conditioning, content, jnp.arange(5), jnp.arange(7)).shape
+    (2, 5, 16)
+    """
+
+    params: MultiHead
+    f: OffsetMLP
+
+    def __init__(self, embed_dim: int, num_heads: int, *, key: Any, **sizes: Any) -> None:
+        self.params, self.f = initial(key, embed_dim, num_heads, **sizes)
+
+    @classmethod
+    def from_reference(cls, params: MultiHead, f: OffsetMLP) -> IndirectAttention:
+        """A module with the parameters of the specification, in copies.
+
+        Parameters
+        ----------
+        params : MultiHead
+            Of any array library.
+        f : OffsetMLP
+
+        Returns
+        -------
+        IndirectAttention
+        """
+        module = object.__new__(cls)
+        for name, part in (("params", params), ("f", f)):
+            object.__setattr__(module, name, to_library(part, jnp))
+        return module
+
+    def to_reference(self) -> tuple[MultiHead, OffsetMLP]:
+        """The parameters as the specification takes them.
+
+        Returns
+        -------
+        params : MultiHead
+        f : OffsetMLP
+        """
+        return self.params, self.f
+
+    def __call__(
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        query_positions: Any,
+        value_positions: Any,
+        *,
+        mask: Any = None,
+        scale: float | None = None,
+        return_landing: bool = False,
+    ) -> Any:
+        """Attend from queries to the content, by what the conditioning and the positions say.
+
+        Parameters
+        ----------
+        query : array of shape (..., M, embed_dim)
+        key : array of shape (..., N, kdim)
+            The conditioning sequence X.
+        value : array of shape (..., N, vdim)
+            The content sequence Y.
+        query_positions, value_positions : arrays of shapes (..., M) and (..., N)
+            Fewer leading axes broadcast.
+        mask : boolean array that broadcasts to (..., H, M, N), optional
+            True: may attend.
+        scale : float, optional
+            ``1 / sqrt(D)`` by default.
+        return_landing : bool
+            Also return where each head's attention landed, ``sum_j alpha_ij position_j``, of shape (..., H, M).
+
+        Returns
+        -------
+        output : array of shape (..., M, embed_dim)
+            H * Dv features without an output projection.
+        landing : array of shape (..., H, M), if asked for
+            In the working dtype.
+        """
+        given = (query, key, value, query_positions, value_positions, mask, scale, return_landing)
+        return attend(self.params, self.f, *given)
