@@ -48,7 +48,7 @@ test: .venv/dev.stamp lint
 peers: $(PEERS)/peers.stamp
 	@mkdir -p build
 	$(PEERS)/bin/ia-core conform --html build/peers.html
-	$(PEERS)/bin/pytest tests/test_peers.py
+	$(PEERS)/bin/pytest tests/test_peers.py tests/test_jax_modules.py
 
 $(PEERS)/peers.stamp: $(PEERS)/torch.stamp pyproject.toml
 	@echo "Installing the project and the kernels of others ..."
