@@ -100,14 +100,15 @@ def _lines(call: Call, bias: Any) -> _Lines | None:
     g = lines_of(bias)
     shape = (call.H, 2 * g.knots.shape[0] + 1)
     tables = [jnp.broadcast_to(table.T, shape) for table in (g.slopes, g.intercepts)]
-    places = []
-    for at in (bias.query_positions, bias.value_positions):
+    places, given = [], (bias.query_positions, bias.value_positions)
+    at: Any
+    for at in given:
         if jnp.issubdtype(at.dtype, jnp.floating):
             at = widen(at)
         elif at.dtype not in (jnp.int32, jnp.int64):
             at = at.astype(jax.dtypes.canonicalize_dtype(jnp.int64))
         places.append(jnp.broadcast_to(at, (*call.batch, at.shape[-1])).reshape(math.prod(call.batch), at.shape[-1]))
-    return _Lines(*places, jax.lax.stop_gradient(g.knots), *tables)
+    return _Lines(places[0], places[1], jax.lax.stop_gradient(g.knots), tables[0], tables[1])
 
 
 def _four_axes(call: Call, mask: Any) -> Any:
@@ -142,11 +143,12 @@ def _differentiate(scale: float, kept: Any, cotangents: Any) -> Any:
     if lines is None:
         return d_rows, None, None
     d_queries, d_values, d_slopes, d_intercepts = d_lines
-    places = [
+    d_queries, d_values = (
         to if jnp.issubdtype(at.dtype, jnp.floating) else None  # whole numbers have no gradient
         for to, at in ((d_queries, lines.query_positions), (d_values, lines.value_positions))
-    ]
-    return d_rows, _Lines(*places, jnp.zeros_like(lines.knots), d_slopes.sum(0), d_intercepts.sum(0)), None
+    )
+    d_knots = jnp.zeros_like(lines.knots)
+    return d_rows, _Lines(d_queries, d_values, d_knots, d_slopes.sum(0), d_intercepts.sum(0)), None
 
 
 _attention.defvjp(_keep, _differentiate)
@@ -207,7 +209,8 @@ def _mappable(function: Callable[..., Any], scale: float) -> Any:
 
         arrays = tuple(fold(*pair) for pair in zip(arrays, mapped[0], strict=True))
         if lines is not None:
-            lines = _Lines(*(fold(*pair) for pair in zip(lines[:2], mapped[1][:2], strict=True)), *lines[2:])
+            queries, values = (fold(*pair) for pair in zip(lines[:2], mapped[1][:2], strict=True))
+            lines = lines._replace(query_positions=queries, value_positions=values)
         if mask is not None and (mapped[2] or mask.shape[0] != 1):
             own = mask if mapped[2] else mask[None]
             mask = fold(jnp.broadcast_to(own, (size, B, *own.shape[2:])), True)

@@ -68,6 +68,11 @@ class IndirectAttention(nn.Module):
     torch.Size([2, 5, 16])
     """
 
+    f_w1: Tensor
+    f_b1: Tensor
+    f_w2: Tensor
+    f_b2: Tensor
+
     def __init__(
         self,
         embed_dim: int,
