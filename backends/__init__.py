@@ -4,7 +4,7 @@ Same signature, same numbers within rounding and same errors as ``ia_core.indire
 specification itself and never delegates. Importing this imports no framework.
 
 A bias that is a function of one offset is evaluated as lines between knots, inside a kernel in C that the machine's
-compiler makes on the first such call (some seconds, once; kept in ``$IA_CORE_CACHE``, by default
+compiler makes on the first call that may take it (some seconds, once; kept in ``$IA_CORE_CACHE``, by default
 ``~/.cache/indirect-attention``). Where there is no compiler, or ``IA_CORE_NATIVE=0`` is set, other paths serve.
 """
 
@@ -57,7 +57,9 @@ def indirect_attention(
     -----
     Equation P11 of arXiv 2509.26015. PyTorch's fused kernel and the compiled one have first derivatives only, and
     autograd says so when it is asked for a second: take that under ``use_backend("torch-tiled")``. The transforms of
-    ``torch.func`` take the other path by themselves.
+    ``torch.func`` take the other path by themselves. In JAX on the CPU second and forward derivatives take another path
+    by themselves, unless ``jax.jit`` hides them from the call: then, and for ``jax.export``, there is
+    ``use_backend("jax-jit")``.
 
     Examples
     --------

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy
 
 from .._bias import OffsetMLP
-from .._convert import to_library
 from .._heads import MultiHead, multi_head_attention
 from .._init_bias import alibi_slopes, init_offset_mlp
 from .._params import init_multi_head
@@ -34,24 +34,33 @@ def initial(
     output_projection: bool = True,
     dtype: Any = "float32",
 ) -> tuple[MultiHead, OffsetMLP]:
-    """Parameters from a key of JAX; the other arguments are those of the modules."""
-    seed = int(jax.random.bits(key))
-    params = init_multi_head(
-        seed,
-        embed_dim,
-        num_heads,
-        key_heads=num_kv_heads,
-        head_width=head_dim,
-        value_width=head_dim,
-        conditioning_width=kdim,
-        content_width=vdim,
-        project_query=query_projection,
-        project_output=output_projection,
-        bias=bias,
+    """Parameters from a key of JAX, also a traced one; the other arguments are those of the modules."""
+    kind = jnp.dtype(dtype)
+
+    def made(seed: Any) -> Any:
+        params = init_multi_head(
+            int(seed),
+            embed_dim,
+            num_heads,
+            key_heads=num_kv_heads,
+            head_width=head_dim,
+            value_width=head_dim,
+            conditioning_width=kdim,
+            content_width=vdim,
+            project_query=query_projection,
+            project_output=output_projection,
+            bias=bias,
+        )
+        slopes = alibi_slopes(num_heads) if alibi else None
+        f = init_offset_mlp(int(seed) + 1, num_heads, hidden=hidden, slopes=slopes)
+        return jax.tree.map(lambda array: numpy.asarray(array, kind), (params, f))
+
+    shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, kind), made(0))
+    # The initialisers draw with NumPy: inside a trace they are called when it runs, once for each element of an axis.
+    found: tuple[MultiHead, OffsetMLP] = jax.pure_callback(
+        made, shapes, jax.random.bits(key), vmap_method="sequential"
     )
-    f = init_offset_mlp(seed + 1, num_heads, hidden=hidden, slopes=alibi_slopes(num_heads) if alibi else None)
-    moved: tuple[MultiHead, OffsetMLP] = to_library((params, f), jnp, dtype=jnp.dtype(dtype))
-    return moved
+    return found
 
 
 def attend(

@@ -47,9 +47,28 @@ def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None
         return "it evaluates functions of one offset; a BoxMLP is one of two"
     if "bias" in arrays:
         return "it does not give the gradient of a bias that is a matrix"
-    if jax.default_backend() != "cpu":
-        return f"its kernel is for the CPU; JAX computes on {jax.default_backend()}"
+    elsewhere = _where(arrays)
+    if elsewhere is not None:
+        return elsewhere
     return _native.why_not(jax.ffi.include_dir())
+
+
+def _where(arrays: dict[str, Any]) -> str | None:
+    """Why the kernel cannot compute where the arrays lie, as far as that is known: a tracer has no device."""
+    for name, array in arrays.items():
+        if getattr(jax.typeof(array), "vma", None):
+            return f"`{name}` varies over the axes of a mesh, inside of shard_map"
+        if isinstance(array, jax.core.Tracer):
+            continue
+        devices = array.devices()
+        if len(devices) > 1:
+            return f"`{name}` is spread over {len(devices)} devices"
+        platform = next(iter(devices)).platform
+        if platform != "cpu":
+            return f"its kernel is for the CPU; `{name}` is on {platform}"
+    if jax.default_backend() != "cpu" and all(isinstance(array, jax.core.Tracer) for array in arrays.values()):
+        return f"its kernel is for the CPU; JAX computes on {jax.default_backend()}"
+    return None
 
 
 def _derivatives(array: Any) -> list[str]:
@@ -215,7 +234,7 @@ def _mappable(function: Callable[..., Any], scale: float) -> Any:
             own = mask if mapped[2] else mask[None]
             mask = fold(jnp.broadcast_to(own, (size, B, *own.shape[2:])), True)
         found = whole(arrays, lines, mask)
-        unfolded = jax.tree.map(lambda array: array.reshape(size, array.shape[0] // size, *array.shape[1:]), found)
+        unfolded = jax.tree.map(lambda array: array.reshape(size, B, *array.shape[1:]), found)
         return unfolded, jax.tree.map(lambda _: True, found)
 
     return whole

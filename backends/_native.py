@@ -65,7 +65,7 @@ def entry_points(headers: str) -> Any:
 
 def threads() -> int:
     """How many the process's OpenMP would use."""
-    library, _ = _load()
+    library, _ = _load(None)
     return 1 if library is None else int(library.ia_threads())
 
 
@@ -105,7 +105,7 @@ def describe(
 
 def call_native(call: Call, precision: str, *, backward: bool) -> None:
     """Run the kernel in ``"float"`` or ``"double"``; the memory that ``call`` points to must be held by the caller."""
-    library, why = _load()
+    library, why = _load(None)
     if library is None:
         raise RuntimeError(why)
     if _Forked.so:
@@ -120,12 +120,13 @@ class _Forked:
     so = False
 
     @classmethod
-    def note(cls) -> None:
+    def note(cls, library: Any) -> None:
         cls.so = True
+        library.ia_one_thread()  # for callers that do not say how many, as XLA
 
 
 @functools.cache
-def _load(headers: str | None = None) -> tuple[Any, str | None]:
+def _load(headers: str | None) -> tuple[Any, str | None]:
     compiler = next(filter(None, map(shutil.which, filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")))), None)
     if sys.platform not in ("linux", "darwin") or compiler is None:
         return None, "there is no C compiler (cc), which its kernel needs"
@@ -133,7 +134,7 @@ def _load(headers: str | None = None) -> tuple[Any, str | None]:
         path = _compiled(compiler, headers)
         _share_threads()
         library = ctypes.CDLL(str(path))
-        os.register_at_fork(after_in_child=_Forked.note)
+        os.register_at_fork(after_in_child=functools.partial(_Forked.note, library))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home directory
         lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         return None, f"its kernel did not compile with {compiler}: {lines[-1] if lines else type(error).__name__}"

@@ -34,7 +34,8 @@ def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -
     q, k, v = widen(query), widen(key), widen(value)
     if mask is not None:
         q, k, v, mask = prepare(call, query, key, value, mask)
-    if not isinstance(bias, PositionBias) or has_lines(bias):
+    # What has to be made, as a matrix or in the working dtype, is made for a tile.
+    if bias is None or has_lines(bias) or (not isinstance(bias, PositionBias) and bias.dtype == q.dtype):
         return _kernel(call, q, k, v, bias, mask)
     outputs, lses = [], []
     for i0, i1 in tiles(call.M, rows_within(call, SCORES_PER_TILE, LEAST_ROWS)):
@@ -75,7 +76,7 @@ def _lines(call: Call, bias: Any) -> list[Any] | None:
         numpy.broadcast_to(at, (*call.batch, at.shape[-1])).reshape(math.prod(call.batch), at.shape[-1])
         for at in (bias.query_positions, bias.value_positions)
     ]
-    return [numpy.ascontiguousarray(array, dtype=numpy.float64) for array in (g.knots, *tables, *places)]
+    return [numpy.require(array, numpy.float64, ["C", "A"]) for array in (g.knots, *tables, *places)]
 
 
 def _rows(array: Any, dtype: Any) -> Any:
@@ -84,15 +85,17 @@ def _rows(array: Any, dtype: Any) -> Any:
     steps = all(stride % array.itemsize == 0 for stride in array.strides)
     if itself and steps and array.strides[-1] == array.itemsize:
         return array
-    return numpy.ascontiguousarray(array, dtype=dtype)
+    return numpy.require(array, dtype, ["C", "A"])
 
 
 def _over_scores(call: Call, array: Any) -> Any:
-    """(B, H, M, N) without a copy where the leading axes and the strides allow."""
-    whole = numpy.broadcast_to(array, call.scores_shape).reshape(math.prod(call.batch), *call.scores_shape[-3:])
-    if whole.flags.aligned and all(stride % whole.itemsize == 0 for stride in whole.strides):
-        return whole
-    return numpy.ascontiguousarray(whole)
+    """(B, H, M, N), of which no more is copied than the leading axes and the strides ask for."""
+    own = (1,) * (len(call.scores_shape) - array.ndim) + array.shape
+    leading = call.batch if math.prod(own[:-3]) != 1 else ()
+    array = numpy.broadcast_to(array, (*leading, *own[-3:])).reshape(math.prod(leading), *own[-3:])
+    if not array.flags.aligned or any(stride % array.itemsize for stride in array.strides):
+        array = numpy.require(array, None, ["C", "A"])
+    return numpy.broadcast_to(array, (math.prod(call.batch), *call.scores_shape[-3:]))
 
 
 def _look(array: Any) -> tuple[int, list[int]]:

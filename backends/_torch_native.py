@@ -21,7 +21,7 @@ from .._positions import is_integer
 from . import _native, _torch
 from ._compiled_bias import has_lines, lines_of
 
-__all__ = ["attend", "declines"]
+__all__ = ["attend", "declines", "over_scores"]
 
 Maybe: TypeAlias = Tensor | None
 
@@ -61,9 +61,9 @@ def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -
         flat = [array.reshape(B, *array.shape[-3:]) for array in (q, k, v)]
         dense = mask_4d = None
         if bias is not None and not isinstance(bias, PositionBias):
-            dense = _over_scores(call, bias.to(q.dtype))
+            dense = over_scores(call, bias.to(q.dtype))
         if mask is not None:
-            mask_4d = _over_scores(call, mask)
+            mask_4d = over_scores(call, mask)
         whole = isinstance(bias, PositionBias) and is_integer(bias.value_positions)
         output, lse, *_ = _forward(*flat, *_lines(call, bias), dense, mask_4d, call.scale, whole)
     shape = call.scores_shape[:-1]
@@ -81,9 +81,13 @@ def _lines(call: Call, bias: Any) -> list[Any]:
     return [g.knots.detach().to(torch.float64), *tables, *places]
 
 
-def _over_scores(call: Call, array: Any) -> Any:
-    """(B, H, M, N) without a copy where the leading axes allow."""
-    return array.expand(call.scores_shape).reshape(math.prod(call.batch), *call.scores_shape[-3:])
+def over_scores(call: Call, array: Any) -> Any:
+    """(B, H, M, N), of which no more is copied than the leading axes ask for."""
+    own = (1,) * (len(call.scores_shape) - array.ndim) + tuple(array.shape)
+    leading = call.batch if math.prod(own[:-3]) != 1 else ()
+    array = array.reshape(own[-3:]) if not leading else array.expand(*leading, *own[-3:])
+    array = array.reshape(math.prod(leading), *own[-3:])
+    return array.expand(math.prod(call.batch), *call.scores_shape[-3:])
 
 
 def _in_batch(call: Call, positions: Any) -> Any:

@@ -75,8 +75,38 @@ class IndirectAttention(equinox.Module):
     params: MultiHead
     f: OffsetMLP
 
-    def __init__(self, embed_dim: int, num_heads: int, *, key: Any, **sizes: Any) -> None:
-        self.params, self.f = initial(key, embed_dim, num_heads, **sizes)
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        hidden: int = 64,
+        alibi: bool = False,
+        bias: bool = True,
+        query_projection: bool = True,
+        output_projection: bool = True,
+        dtype: Any = "float32",
+        key: Any,
+    ) -> None:
+        self.params, self.f = initial(
+            key,
+            embed_dim,
+            num_heads,
+            kdim=kdim,
+            vdim=vdim,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            hidden=hidden,
+            alibi=alibi,
+            bias=bias,
+            query_projection=query_projection,
+            output_projection=output_projection,
+            dtype=dtype,
+        )
 
     @classmethod
     def from_reference(cls, params: MultiHead, f: OffsetMLP) -> IndirectAttention:
@@ -131,7 +161,7 @@ class IndirectAttention(equinox.Module):
         query_positions, value_positions : arrays of shapes (..., M) and (..., N)
             Fewer leading axes broadcast.
         mask : boolean array that broadcasts to (..., H, M, N), optional
-            True: may attend.
+            True: may attend. A mask of padded content, (batch, N), is given as ``mask[:, None, None, :]``.
         scale : float, optional
             ``1 / sqrt(D)`` by default.
         return_landing : bool

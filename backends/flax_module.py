@@ -44,7 +44,7 @@ class IndirectAttention(nnx.Module):
     query_projection, output_projection : bool
         Without the first, the features of the queries are cut into heads as they are; without the second, the heads'
         outputs stand side by side.
-    dtype
+    param_dtype
         Of the parameters.
     rngs : flax.nnx.Rngs
         Its stream ``params`` is drawn from.
@@ -69,8 +69,39 @@ class IndirectAttention(nnx.Module):
     (2, 5, 16)
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, *, rngs: nnx.Rngs, **sizes: Any) -> None:
-        self._take(*initial(rngs.params(), embed_dim, num_heads, **sizes))
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        hidden: int = 64,
+        alibi: bool = False,
+        bias: bool = True,
+        query_projection: bool = True,
+        output_projection: bool = True,
+        param_dtype: Any = "float32",
+        rngs: nnx.Rngs,
+    ) -> None:
+        initially = initial(
+            rngs.params(),
+            embed_dim,
+            num_heads,
+            kdim=kdim,
+            vdim=vdim,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            hidden=hidden,
+            alibi=alibi,
+            bias=bias,
+            query_projection=query_projection,
+            output_projection=output_projection,
+            dtype=param_dtype,
+        )
+        self._take(*initially)
 
     @classmethod
     def from_reference(cls, params: MultiHead, f: OffsetMLP) -> IndirectAttention:
@@ -126,7 +157,7 @@ class IndirectAttention(nnx.Module):
         query_positions, value_positions : arrays of shapes (..., M) and (..., N)
             Fewer leading axes broadcast.
         mask : boolean array that broadcasts to (..., H, M, N), optional
-            True: may attend.
+            True: may attend. A mask of padded content, (batch, N), is given as ``mask[:, None, None, :]``.
         scale : float, optional
             ``1 / sqrt(D)`` by default.
         return_landing : bool

@@ -56,7 +56,8 @@ class IndirectAttention(nn.Module):
 
     Notes
     -----
-    Section 4 of arXiv 2509.26015. The projections are ``nn.Linear``, so that ``autocast`` and quantisation find them.
+    Section 4 of arXiv 2509.26015. Unlike ``nn.MultiheadAttention`` it always takes the batch first, has no dropout and
+    no weights to return. The projections are ``nn.Linear``, so that ``autocast`` finds them.
 
     Examples
     --------
@@ -92,6 +93,11 @@ class IndirectAttention(nn.Module):
     ) -> None:
         super().__init__()
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if head_dim is None and num_heads > 0 and embed_dim % num_heads:
+            raise ValueError(
+                f"`embed_dim` must be a multiple of `num_heads`, {num_heads}, or `head_dim` given; got {embed_dim} "
+                "[IA-X-33]"
+            )
         width = embed_dim // max(1, num_heads) if head_dim is None else head_dim
         _check(embed_dim, num_heads, kv_heads, width, hidden, query_projection)
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, kv_heads, width
@@ -100,11 +106,26 @@ class IndirectAttention(nn.Module):
         self.k_proj = nn.Linear(embed_dim if kdim is None else kdim, kv_heads * width, **like)
         self.v_proj = nn.Linear(embed_dim if vdim is None else vdim, kv_heads * width, **like)
         self.out_proj = nn.Linear(num_heads * width, embed_dim, **like) if output_projection else None
-        seed = int(torch.randint(2**31, ()))  # PyTorch's own seed decides
-        f = init_offset_mlp(seed, num_heads, hidden=hidden, slopes=alibi_slopes(num_heads) if alibi else None)
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        for name, array in f._asdict().items():
-            self.register_parameter(f"f_{name}", nn.Parameter(torch.as_tensor(array, dtype=dtype, device=device)))
+        self._slopes = alibi_slopes(num_heads) if alibi else None
+        shapes = {"w1": (hidden,), "b1": (hidden,), "w2": (hidden, num_heads), "b2": (num_heads,)}
+        for name, shape in shapes.items():
+            empty = torch.empty(shape, device=device, dtype=torch.get_default_dtype() if dtype is None else dtype)
+            self.register_parameter(f"f_{name}", nn.Parameter(empty))
+        self._reset_f()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as after ``to_empty`` of a module that was made on the device ``meta``."""
+        for linear in self._linears().values():
+            linear.reset_parameters()
+        self._reset_f()
+
+    def _reset_f(self) -> None:
+        seed = int(torch.randint(2**31, (), device="cpu"))  # PyTorch's own seed decides
+        hidden, heads = self.f_w2.shape
+        f = init_offset_mlp(seed, heads, hidden=hidden, slopes=self._slopes)
+        with torch.no_grad():
+            for name, array in f._asdict().items():
+                getattr(self, f"f_{name}").copy_(torch.as_tensor(array, device="cpu"))
 
     @classmethod
     def from_reference(cls, params: MultiHead, f: OffsetMLP) -> IndirectAttention:
@@ -132,6 +153,11 @@ class IndirectAttention(nn.Module):
         H = f.w2.shape[1]
         if len(biased) > 1 or width != value_width:
             raise ValueError("`params` must have a bias in each projection or in none, and D = Dv [IA-X-33]")
+        if own.query is not None and own.query.weight.shape[1:] != (H, width):
+            came = tuple(own.query.weight.shape)
+            raise ValueError(
+                f"`params.query` must lead to the {H} heads of `f`, {width} wide as `params.key`; got {came} [IA-X-33]"
+            )
         d = H * width if own.query is None else own.query.weight.shape[0]
         if own.output is not None and own.output.weight.shape[-1] != d:
             came = tuple(own.output.weight.shape)
@@ -209,7 +235,8 @@ class IndirectAttention(nn.Module):
         query_positions, value_positions : tensors of shapes (..., M) and (..., N)
             Fewer leading axes broadcast.
         mask : boolean tensor that broadcasts to (..., H, M, N), optional
-            True: may attend.
+            True: may attend, as in ``scaled_dot_product_attention`` and against ``nn.MultiheadAttention``. A mask of
+            padded content, (batch, N), is given as ``mask[:, None, None, :]``.
         scale : float, optional
             ``1 / sqrt(head_dim)`` by default.
         return_landing : bool
@@ -222,8 +249,12 @@ class IndirectAttention(nn.Module):
         landing : tensor of shape (..., H, M), if asked for
             In the working dtype.
         """
-        q = self._heads(query if self.q_proj is None else self.q_proj(query), self.num_heads)
         k = self._heads(self.k_proj(key), self.num_kv_heads)
+        if self.q_proj is not None:
+            q = self.q_proj(query)
+        else:  # what autocast does to the other two
+            q = query.to(k.dtype) if torch.is_autocast_enabled(query.device.type) else query
+        q = self._heads(q, self.num_heads)
         v = self._heads(self.v_proj(value), self.num_kv_heads)
         bias = PositionBias(self.f, query_positions, value_positions)
         if not return_landing:

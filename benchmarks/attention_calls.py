@@ -1,6 +1,7 @@
 """What bench_attention.py compares: the same attention written in several ways, in one library at a time.
 
-``contenders(library, setting)`` gives callables by name. Each computes what its name says from the same arrays:
+``contenders(library, setting)`` gives, by name, functions that make a callable, so that nothing is held that is not
+called. Each callable computes what its name says from the same arrays:
 
 ==============  ==============================================================================================
 plain           the library's own attention without any bias: the yardstick
@@ -23,12 +24,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import ia_core
-from ia_core import OffsetMLP, PositionBias
+from ia_core import OffsetMLP, PiecewiseLinear, PositionBias
 from ia_core.backends import indirect_attention
 
 __all__ = ["Setting", "contenders", "matrix_product"]
 
-Calls = dict[str, Callable[[], Any]]
+Call = Callable[[], Any]
+Makers = dict[str, Callable[[], Call]]
 # A composition holds N x M x hidden numbers, with gradients several times.
 MOST_NUMBERS = 2**31
 
@@ -66,12 +68,23 @@ class Setting(NamedTuple):
         return self.n**2 * (self.hidden + self.heads) * (3 if self.gradients else 1) <= MOST_NUMBERS
 
 
-def contenders(library: str, setting: Setting) -> Calls:
-    """The callables that a library has for a setting; each computes all of its result before it returns."""
+    def matrix(self) -> np.ndarray:
+        """The bias as a matrix, (H, M, N) in float32, filled a few rows at a time."""
+        _, _, _, _, *parts, queries, values = self.arrays()
+        lines = PiecewiseLinear.from_mlp(OffsetMLP(*parts))
+        filled = np.empty((self.heads, self.n, self.n), np.float32)
+        rows = max(1, 2**21 // (self.n * self.heads))
+        for i in range(0, self.n, rows):
+            filled[:, i : i + rows] = PositionBias(lines, queries[i : i + rows], values).dense()
+        return filled
+
+
+def contenders(library: str, setting: Setting) -> Makers:
+    """Makers of the callables that a library has for a setting; each computes all of its result before it returns."""
     return {"torch": _torch, "jax": _jax, "numpy": _numpy}[library](setting)
 
 
-def _uncompiled(call: Callable[[], Any]) -> Callable[[], Any]:
+def _uncompiled(call: Call) -> Call:
     def run() -> Any:
         os.environ["IA_CORE_NATIVE"] = "0"
         try:
@@ -100,41 +113,46 @@ def matrix_product(library: str) -> tuple[Callable[[], Any], float]:
     return lambda: one @ other, 2.0 * n**3
 
 
-def _torch(setting: Setting) -> Calls:
+def _torch(setting: Setting) -> Makers:
     import torch
     from torch.nn.functional import scaled_dot_product_attention as attention
 
     q, k, v, cotangent, *rest = map(torch.from_numpy, setting.arrays())
     leaves = [*rest[:4], *(place for place in rest[4:] if place.is_floating_point())]
-    with torch.no_grad():
-        matrix = PositionBias(OffsetMLP(*rest[:4]), *rest[4:]).dense()
-    for leaf in (q, k, v, matrix, *leaves):
+    for leaf in (q, k, v, *leaves):
         leaf.requires_grad_(setting.gradients)
 
     def bias() -> PositionBias:
         return PositionBias(OffsetMLP(*rest[:4]), *rest[4:])
 
-    def call(function: Callable[[], Any], *others: Any) -> Callable[[], Any]:
+    def call(function: Callable[[], Any], *others: Any) -> Call:
         def run() -> Any:
             output = function()
             return torch.autograd.grad(output, (q, k, v, *others), cotangent) if setting.gradients else output
 
         return run
 
-    calls = {
-        "plain": call(lambda: attention(q, k, v)),
-        "matrix": call(lambda: attention(q, k, v, attn_mask=matrix[None]), matrix),
-        "ours": call(lambda: indirect_attention(q, k, v, bias=bias()), *leaves),
+    def matrix() -> Call:
+        filled = torch.from_numpy(setting.matrix()).requires_grad_(setting.gradients)
+        return call(lambda: attention(q, k, v, attn_mask=filled[None]), filled)
+
+    def ours() -> Call:
+        return call(lambda: indirect_attention(q, k, v, bias=bias()), *leaves)
+
+    makers: Makers = {
+        "plain": lambda: call(lambda: attention(q, k, v)),
+        "matrix": matrix,
+        "ours": ours,
+        "uncompiled": lambda: _uncompiled(ours()),
     }
-    calls["uncompiled"] = _uncompiled(calls["ours"])
     if setting.fits:
-        calls["composition"] = call(lambda: attention(q, k, v, attn_mask=bias().dense()[None]), *leaves)
+        makers["composition"] = lambda: call(lambda: attention(q, k, v, attn_mask=bias().dense()[None]), *leaves)
     if not setting.gradients:  # on the CPU compiled flex_attention has no backward
-        calls["flex"] = _flex(setting, q, k, v, matrix, rest[4])
-    return calls
+        makers["flex"] = lambda: _flex(setting, q, k, v, rest[4])
+    return makers
 
 
-def _flex(setting: Setting, q: Any, k: Any, v: Any, matrix: Any, places: Any) -> Callable[[], Any]:
+def _flex(setting: Setting, q: Any, k: Any, v: Any, places: Any) -> Call:
     """The bias at whole offsets in a table, and linear between: what its users do today."""
     import torch
     from torch.nn.attention.flex_attention import flex_attention
@@ -156,58 +174,68 @@ def _flex(setting: Setting, q: Any, k: Any, v: Any, matrix: Any, places: Any) ->
     return lambda: compiled(q, k, v, score_mod=score)
 
 
-def _jax(setting: Setting) -> Calls:
+def _jax(setting: Setting) -> Makers:
     import jax
     import jax.numpy as jnp
 
     q, k, v, cotangent, *rest = map(jnp.asarray, setting.arrays())
-    matrix = jax.jit(lambda rest: PositionBias(OffsetMLP(*rest[:4]), *rest[4:]).dense())(rest)
 
-    def attention(q: Any, k: Any, v: Any, bias: Any = None) -> Any:
-        q, k, v = (jnp.moveaxis(array, 1, 2) for array in (q, k, v))  # (B, L, H, D)
-        return jnp.moveaxis(jax.nn.dot_product_attention(q, k, v, bias=bias), 2, 1)
+    def by_rows(array: Any) -> Any:
+        return jnp.moveaxis(array, 1, 2)  # (B, L, H, D), as jax.nn.dot_product_attention has it
 
-    def parameters(rest: Any) -> Any:
-        return [array for array in rest if jnp.issubdtype(array.dtype, jnp.floating)]
+    rows, rows_cotangent = [by_rows(array) for array in (q, k, v)], by_rows(cotangent)
+    attention = jax.nn.dot_product_attention
 
     def bias_of(floats: Any) -> PositionBias:
         floats = iter(floats)
         filled = [next(floats) if jnp.issubdtype(array.dtype, jnp.floating) else array for array in rest]
         return PositionBias(OffsetMLP(*filled[:4]), *filled[4:])
 
-    def call(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    def call(function: Callable[..., Any], weights: Any, *arguments: Any) -> Call:
         def loss(*arguments: Any) -> Any:
-            return jnp.vdot(function(*arguments), cotangent)
+            return jnp.vdot(function(*arguments), weights)
 
         gradient = jax.grad(loss, argnums=tuple(range(len(arguments))))
         compiled = jax.jit(gradient if setting.gradients else function)
         return lambda: jax.block_until_ready(compiled(*arguments))
 
-    def ours() -> Callable[[], Any]:
-        return call(lambda q, k, v, f: indirect_attention(q, k, v, bias=bias_of(f)), q, k, v, floats)
+    def ours() -> Call:
+        return call(lambda q, k, v, f: indirect_attention(q, k, v, bias=bias_of(f)), cotangent, q, k, v, floats)
 
-    floats = parameters(rest)
-    calls = {
-        "plain": call(attention, q, k, v),
-        "matrix": call(lambda q, k, v, m: attention(q, k, v, m[None]), q, k, v, matrix),
-        "ours": ours(),
-        "uncompiled": _uncompiled(ours()),  # compiled by JAX for itself: a path is chosen when it is traced
+    def matrix() -> Call:
+        filled = jnp.asarray(setting.matrix())
+        return call(lambda q, k, v, m: attention(q, k, v, bias=m[None]), rows_cotangent, *rows, filled)
+
+    def composition() -> Call:
+        function = lambda q, k, v, f: attention(q, k, v, bias=bias_of(f).dense()[None])  # noqa: E731
+        return call(function, rows_cotangent, *rows, floats)
+
+    floats = [array for array in rest if jnp.issubdtype(array.dtype, jnp.floating)]
+    makers: Makers = {
+        "plain": lambda: call(attention, rows_cotangent, *rows),
+        "matrix": matrix,
+        "ours": ours,
+        "uncompiled": lambda: _uncompiled(ours()),  # compiled by JAX for itself: a path is chosen when it is traced
     }
     if setting.fits:
-        calls["composition"] = call(lambda q, k, v, f: attention(q, k, v, bias_of(f).dense()[None]), q, k, v, floats)
-    return calls
+        makers["composition"] = composition
+    return makers
 
 
-def _numpy(setting: Setting) -> Calls:
+def _numpy(setting: Setting) -> Makers:
     """NumPy has no attention of its own: the reference stands for it. It has no gradients either."""
     q, k, v, _, *rest = setting.arrays()
     bias = PositionBias(OffsetMLP(*rest[:4]), *rest[4:])
-    calls: Calls = {"plain": lambda: ia_core.indirect_attention(q, k, v)}
-    if setting.heads * setting.n**2 <= MOST_NUMBERS:
-        matrix = bias.dense()
-        calls["matrix"] = lambda: ia_core.indirect_attention(q, k, v, bias=matrix)
-    calls["ours"] = lambda: indirect_attention(q, k, v, bias=bias)
-    calls["uncompiled"] = _uncompiled(calls["ours"])
+
+    def ours() -> Call:
+        return lambda: indirect_attention(q, k, v, bias=bias)
+
+    def matrix() -> Call:
+        filled = setting.matrix()
+        return lambda: ia_core.indirect_attention(q, k, v, bias=filled)
+
+    makers: Makers = {"plain": lambda: lambda: ia_core.indirect_attention(q, k, v), "matrix": matrix, "ours": ours}
+    makers["uncompiled"] = lambda: _uncompiled(ours())
     if setting.fits:
-        calls["composition"] = lambda: ia_core.indirect_attention(q, k, v, bias=bias)
-    return calls
+        makers["composition"] = lambda: lambda: ia_core.indirect_attention(q, k, v, bias=bias)
+    return makers

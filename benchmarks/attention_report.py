@@ -55,7 +55,7 @@ def _ratio(one: Record | None) -> str:
     if one is None:
         return ""
     if "ratio" not in one:
-        return str(one.get("left_out", "failed"))
+        return str(one.get("left_out", one.get("failed", "failed")))
     low, high = one["ratio"]["quartiles"]
     return f"{one['ratio']['median']:.2f} ({low:.2f} to {high:.2f})"
 
@@ -77,7 +77,10 @@ def _memory(some: list[Record], library: str) -> list[str]:
         numbers = at["n"] * at["width"] * at["heads"]
         results = 3 * numbers if at["gradients"] else numbers
         what = "forward and backward" if at["gradients"] else "forward"
-        if peak is not None:
+        if peak is None:
+            why = one["contenders"]["ours"].get("failed", "failed")
+            lines.append(f"{library}, {what}, M = N = {at['n']}: failed, {why}.")
+        else:
             more = peak - results * 4 / 2**20
             lines.append(f"{library}, {what}, M = N = {at['n']}: {peak:.0f} MiB, {more:.0f} MiB beyond its results.")
     return [*lines, ""] if lines else []

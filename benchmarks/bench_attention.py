@@ -7,12 +7,12 @@
 ``contract``: 8 heads of 64 at M = N = 4096 (2048 for NumPy), with one thread and with two, and the memory of a call at
 32768. ``grid``: M = N from 128 to 8192, two shapes of heads, 16 to 512 hidden units, real and whole positions.
 
-A comparison is a process of its own with all contenders in it: after one call to warm up they take turns, in an order
-that changes, at least 7 rounds. Ratios to attention without a bias are taken within a round; the record has their
-median and quartiles. A contender whose first call takes more than ``--most`` seconds is left out after it, and the
-record says so. Memory is that of one more process for each contender. What is found is written after each comparison;
-one that FILE has from the same machine and versions is not made again. ``report`` writes docs/generated/performance.md
-and the figure.
+A comparison is a process of its own with all contenders in it: after two calls to warm up they take turns, in an order
+that changes, at least 7 rounds. The record has ratios of medians, to attention without a bias, and the quartiles
+of the ratios within a round. A contender whose second call takes more than ``--most`` seconds, or that fails, is left
+out, and the record says so. Memory is that of one more process for each contender. What is found is written after each
+comparison; one that FILE has from the same machine and versions is not made again. ``report`` writes
+docs/generated/performance.md and the figure.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results/attention_times.json"
 LIBRARIES, PRESETS = ("torch", "jax", "numpy"), ("contract", "grid")
 SIZES, SHAPES, HIDDEN = (128, 512, 2048, 8192), ((8, 64), (4, 128)), (16, 64, 512)
-# Contenders that are left out of a comparison, if it takes longer than this.
-SECONDS, SLOW = 1800, "flex"
+# A comparison that takes longer, or ends otherwise, is made once more without the contender that did.
+SECONDS = 1800
+NOW = "now "
 CALLS = 300  # of 16 by 16 scores, for each number of the dispatch
 
 
@@ -91,7 +92,7 @@ def main() -> int:
     one.add_argument("--setting", required=True)
     one.add_argument("--rounds", type=int, required=True)
     one.add_argument("--most", type=float, required=True)
-    one.add_argument("--without", default="")
+    one.add_argument("--without", nargs="*", default=[])
     one.add_argument("--memory-of", default="")
     for sub in (run, what.add_parser("report")):
         sub.add_argument("--out", type=Path, default=RESULTS)
@@ -142,24 +143,34 @@ def compare(one: Comparison, options: argparse.Namespace) -> dict[str, Any]:
             ended = subprocess.run(
                 [*words, *more], env=variables, capture_output=True, text=True, check=False, timeout=SECONDS
             )
-        except subprocess.TimeoutExpired:
-            return {"failed": f"not done in {SECONDS} s"}
+        except subprocess.TimeoutExpired as late:
+            return {"failed": f"not done in {SECONDS} s", "during": _last_told((late.stderr or b"").decode())}
         if ended.returncode:
-            return {"failed": "".join(ended.stderr.strip().splitlines()[-1:]) or f"exit status {ended.returncode}"}
+            lines = [line for line in ended.stderr.strip().splitlines() if not line.startswith(NOW)]
+            why = "".join(lines[-1:]) or f"exit status {ended.returncode}"
+            return {"failed": why, "during": _last_told(ended.stderr)}
         answer: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
         return answer
 
     if one.alone:
         return {"contenders": {"ours": child("--memory-of", "ours")}}
     found = child()
+    left_out: dict[str, Any] = {}
+    while "failed" in found and found.get("during") and found["during"] not in left_out:
+        left_out[found["during"]] = {"left_out": found["failed"]}
+        found = child("--without", *left_out)
     if "failed" in found:
-        why = found["failed"]
-        found = child("--without", SLOW)
-        found.setdefault("contenders", {})[SLOW] = {"left_out": why}
+        return {"failed": found["failed"], "contenders": left_out}
+    found["contenders"] |= left_out
     for name, each in found["contenders"].items():
         if "seconds" in each:
             each |= child("--memory-of", name)
     return found
+
+
+def _last_told(said: str) -> str:
+    """The contender that a comparison was about to call."""
+    return next((line.removeprefix(NOW) for line in reversed(said.splitlines()) if line.startswith(NOW)), "")
 
 
 def run_one(options: argparse.Namespace) -> int:
@@ -176,31 +187,38 @@ def run_one(options: argparse.Namespace) -> int:
 
 def memory(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     """After a small call, which loads what there is to load."""
-    contenders(options.library, setting._replace(n=128))[options.memory_of]()
-    call = contenders(options.library, setting)[options.memory_of]
+    contenders(options.library, setting._replace(n=128))[options.memory_of]()()
+    call = contenders(options.library, setting)[options.memory_of]()
     return {"peak_mib": round(peak_mib(call), 1)}
 
 
 def times(options: argparse.Namespace, setting: Setting) -> dict[str, Any]:
-    calls = contenders(options.library, setting)
-    calls.pop(options.without, None)
+    makers = contenders(options.library, setting)
     product, operations = matrix_product(options.library)
-    calls["matrix product"] = product
+    makers["matrix product"] = lambda: product
     found: dict[str, Any] = {}
-    for name in list(calls):
+    calls: dict[str, Callable[[], Any]] = {}
+    for name, make in makers.items():
+        if name in options.without:
+            continue
+        print(f"{NOW}{name}", file=sys.stderr, flush=True)
+        call = make()
+        call()  # compiles what there is to compile
         began = time.perf_counter()
-        calls[name]()
-        first = time.perf_counter() - began
-        if first > options.most:
-            found[name] = {"left_out": f"its first call took {first:.0f} s"}
-            del calls[name]
+        call()
+        second = time.perf_counter() - began
+        if second > options.most:
+            found[name] = {"left_out": f"a call took {second:.0f} s"}
+        else:
+            calls[name] = call
     seconds = interleaved(calls, options.rounds)
     rate = operations / statistics.median(seconds.pop("matrix product"))
     for name, each in seconds.items():
         found[name] = {"seconds": [float(f"{t:.4g}") for t in each]}
         if "plain" in seconds:
             ratios = [mine / plain for mine, plain in zip(each, seconds["plain"], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
+            low, _, high = statistics.quantiles(ratios, n=4)
+            middle = statistics.median(each) / statistics.median(seconds["plain"])
             found[name]["ratio"] = {"median": round(middle, 3), "quartiles": [round(low, 3), round(high, 3)]}
     return {"matrix_product_gflops": round(rate / 1e9, 1), "contenders": found}
 

@@ -118,6 +118,7 @@ PATHS = [
         ("numpy", "numpy-tiled"),
         ("torch", "torch-sdpa"),
         ("torch", "torch-tiled"),
+        ("jax", "jax-native"),
         ("jax", "jax-jit"),
         ("cupy", "cupy-tiled"),
     )

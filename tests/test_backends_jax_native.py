@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -185,3 +188,52 @@ def test_whole_positions_beyond_the_reach_of_float32() -> None:
         f, far = LinearOffset(jnp.ones(1)), 2**30
         near, other = (PositionBias(f, jnp.arange(4) + at, jnp.arange(6) + at) for at in (0, far))
         assert jnp.array_equal(indirect_attention(*rows, bias=near), indirect_attention(*rows, bias=other))
+
+
+def test_an_axis_of_nothing() -> None:
+    x = Inputs()
+    none = jax.tree.map(lambda array: array[:0], x.rows)
+    output, lse = jax.vmap(lambda rows: call(indirect_attention, rows, first(x.parameters), first(x.places)))(none)
+    assert output.shape == (0, B, H, M, DV) and lse.shape == (0, B, H, M)
+
+
+def test_many_blocks_under_a_map() -> None:
+    """More keys than a block of the kernel and a stretch of it hold; gradients, one for each element of the axis."""
+    random = np.random.default_rng(9)
+    M, N = 70, 600
+    q, k, v, cotangent = (jnp.asarray(random.normal(size=(2, 2, L, 4))) for L in (M, N, N, M))
+    parameters = [jnp.asarray(random.normal(size=shape)) for shape in ((6,), (6,), (6, 2), (2,))]
+    places = [jnp.asarray(random.uniform(0, 6, M)), jnp.asarray(np.sort(random.uniform(0, 6, N)))]
+
+    def gradients(function: Any) -> Any:
+        def of_one(q: Any, k: Any, v: Any, cotangent: Any) -> Any:
+            def inner(rows: Any, parameters: Any, places: Any) -> Any:
+                return jnp.vdot(function(*rows, bias=PositionBias(OffsetMLP(*parameters), *places)), cotangent)
+
+            return jax.grad(inner, argnums=(0, 1, 2))([q, k, v], parameters, places)
+
+        return jax.vmap(of_one)(q, k, v, cotangent)
+
+    found, wanted = gradients(indirect_attention), gradients(ia_core.indirect_attention)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-11 * float(jnp.max(jnp.abs(other))) + 1e-13)
+
+
+def test_what_is_spread_over_a_mesh_takes_another_path() -> None:
+    code = """
+import numpy, jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from ia_core import LinearOffset, PositionBias
+from ia_core.backends import explain, indirect_attention
+mesh = Mesh(numpy.array(jax.devices()), ("heads",))
+q = jax.numpy.ones((2, 4, 3))
+bias = PositionBias(LinearOffset(jax.numpy.ones(2)), jax.numpy.arange(4.0), jax.numpy.arange(4.0))
+spread = jax.device_put(q, NamedSharding(mesh, P("heads")))
+print(explain(spread, spread, spread).declined["jax-native"])
+inner = lambda q: indirect_attention(q, q, q)
+found = jax.shard_map(inner, mesh=mesh, in_specs=P("heads"), out_specs=P("heads"))(q)
+print(numpy.abs(numpy.asarray(found) - 1).max() < 1e-6)
+"""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert ended.stdout.splitlines() == ["`query` is spread over 2 devices", "True"], ended.stderr

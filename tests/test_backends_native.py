@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 
 import ia_core
 from ia_core import BoxMLP, OffsetMLP, OffsetTable, PiecewiseLinear, PositionBias
-from ia_core.backends import _native, explain, indirect_attention, use_backend
+from ia_core.backends import _native, _numpy_native, explain, indirect_attention, use_backend
 
 from .test_backends_bounds import LIBRARIES, Case, check, needs_native
 from .test_backends_rules import cases, run
@@ -124,6 +124,7 @@ def test_arrays_of_numpy_that_the_kernel_cannot_read_in_place() -> None:
     with use_backend("numpy-native"):
         want = indirect_attention(*plain, bias=bias, mask=mask)
         for change in (lambda array: array.astype(array.dtype.newbyteorder()), odd, packed, backwards):
+            assert _numpy_native._rows(change(plain[0]), np.dtype("float32")).flags.aligned
             got = indirect_attention(*map(change, plain), bias=change(bias), mask=change(mask))
             np.testing.assert_array_equal(got, want)
 

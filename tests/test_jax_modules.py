@@ -119,3 +119,26 @@ def test_sizes_that_do_not_fit(module: Any) -> None:
         kind(EMBED, H, num_kv_heads=3, **seeded(0))
     with pytest.raises(ValueError, match=r"\[IA-X-33\]"):
         kind(EMBED, H, hidden=0, **seeded(0))
+
+
+def test_it_is_made_inside_of_traces(module: Any) -> None:
+    """Shapes alone, and one module for each key of an axis, as stacked layers are made."""
+    kind, seeded = module
+    if kind.__module__.endswith("flax_module"):
+        from flax import nnx
+
+        shapes = nnx.state(nnx.eval_shape(lambda: kind(EMBED, H, rngs=nnx.Rngs(0))))
+        made = [nnx.state(kind(EMBED, H, **seeded(0)))]
+        stacked = nnx.state(nnx.vmap(lambda rngs: kind(EMBED, H, rngs=rngs))(nnx.Rngs(0).fork(split=2)))
+    else:
+        import equinox
+
+        shapes = equinox.filter_eval_shape(lambda: kind(EMBED, H, **seeded(0)))
+        made = [kind(EMBED, H, key=key) for key in jax.random.split(jax.random.key(1))]
+        stacked = equinox.filter_vmap(lambda key: kind(EMBED, H, key=key))(jax.random.split(jax.random.key(1)))
+        compiled = equinox.filter_jit(lambda key: kind(EMBED, H, key=key))(jax.random.split(jax.random.key(1))[0])
+        close(compiled, made[0])
+        close(stacked, jax.tree.map(lambda *parts: jnp.stack(parts), *made))
+    for one, other, several in zip(*map(jax.tree.leaves, (shapes, made[0], stacked)), strict=True):
+        assert one.shape == other.shape and one.dtype == other.dtype and several.shape == (2, *other.shape)
+    assert all(not np.array_equal(*leaf) for leaf in jax.tree.leaves(stacked) if leaf.any())

@@ -182,3 +182,34 @@ def test_errors_of_the_call_are_the_specifications() -> None:
     module, given = module_of("plain"), inputs()
     with pytest.raises(ValueError, match=r"\[IA-X-"):
         module(*given[:4], torch.arange(N + 1))
+
+
+def test_it_is_made_without_memory_and_filled_later() -> None:
+    torch.manual_seed(2)
+    with torch.device("meta"):
+        module = IndirectAttention(EMBED, H, alibi=True)
+    assert all(parameter.is_meta for parameter in module.parameters())
+    module.to_empty(device="cpu").reset_parameters()
+    other = IndirectAttention(EMBED, H, alibi=True)
+    for one, two in zip(module.parameters(), other.parameters(), strict=True):
+        assert one.shape == two.shape and bool(torch.isfinite(one).all())
+        assert float(one.detach().abs().max()) <= 4 * float(two.detach().abs().max()) + 1e-6
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_autocast_in_every_setting(name: str) -> None:
+    module, given = module_of(name).float(), inputs(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = module(*given)
+    assert got.dtype == torch.bfloat16
+    want = module(*given)
+    # Three products of bfloat16 one after another, each rounded to 8 bits, beside sums of some ten terms.
+    assert float((got.float() - want).abs().max()) <= 16 * 2.0**-8 * float(want.abs().max())
+
+
+def test_heads_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"`embed_dim` must be a multiple of `num_heads`, 4, .*; got 10 \[IA-X-33\]"):
+        IndirectAttention(10, 4)
+    params, _ = module_of("plain").to_reference()
+    with pytest.raises(ValueError, match=r"`params.query` must lead to the 2 heads of `f`.* \[IA-X-33\]"):
+        IndirectAttention.from_reference(params, init_offset_mlp(0, 2))

@@ -41,6 +41,9 @@ struct call {
 /* For callers without a number of their own: what OMP_NUM_THREADS says, or the number of processors. */
 int ia_threads(void) { return omp_get_max_threads(); }
 
+/* For a forked child, in which the pool of threads is missing. */
+void ia_one_thread(void) { omp_set_num_threads(1); }
+
 /* A stretch of value positions, in ascending order, whose offsets from one query lie in one cell. */
 struct run {
     int32_t end, cell;

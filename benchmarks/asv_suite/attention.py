@@ -22,7 +22,7 @@ class Attention:
         """Make the arrays, and call once."""
         if library == "numpy" and gradients:
             raise NotImplementedError
-        self.call: Any = contenders(library, Setting(n, 8, 64, 64, "real", gradients))[contender]
+        self.call: Any = contenders(library, Setting(n, 8, 64, 64, "real", gradients))[contender]()
         self.call()
 
     def time_call(self, *_: Any) -> None:
