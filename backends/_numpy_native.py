@@ -92,6 +92,7 @@ def _over_scores(call: Call, array: Any) -> Any:
     """(B, H, M, N), of which no more is copied than the leading axes and the strides ask for."""
     own = (1,) * (len(call.scores_shape) - array.ndim) + array.shape
     leading = call.batch if math.prod(own[:-3]) != 1 else ()
+    array = array.reshape(own) if leading else array.reshape(own[-3:])
     array = numpy.broadcast_to(array, (*leading, *own[-3:])).reshape(math.prod(leading), *own[-3:])
     if not array.flags.aligned or any(stride % array.itemsize for stride in array.strides):
         array = numpy.require(array, None, ["C", "A"])

@@ -118,7 +118,6 @@ PATHS = [
         ("numpy", "numpy-tiled"),
         ("torch", "torch-sdpa"),
         ("torch", "torch-tiled"),
-        ("jax", "jax-native"),
         ("jax", "jax-jit"),
         ("cupy", "cupy-tiled"),
     )
