@@ -38,6 +38,7 @@ PATHS = {
     "numpy-tiled": "numpy",
     "cupy-tiled": "cupy",
     "torch-native": "torch",
+    "torch-lines": "torch",
     "torch-sdpa": "torch",
     "torch-tiled": "torch",
     "jax-native": "jax",
@@ -205,6 +206,10 @@ def load(name: str) -> Any:
         from . import _torch_native
 
         return _torch_native
+    if name == "torch-lines":
+        from . import _torch_lines
+
+        return _torch_lines
     if name == "torch-sdpa":
         from . import _torch
 

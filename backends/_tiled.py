@@ -12,6 +12,7 @@ from typing import Any
 from .._attention import attend, prepare, scores, softmax
 from .._checks import Call
 from .._position_bias import PositionBias
+from ._compiled_bias import network_as_lines
 
 __all__ = ["attend_tiled", "rows_within", "slab", "tiles"]
 
@@ -21,6 +22,7 @@ def attend_tiled(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: 
     if call.M <= rows:
         return attend(call, query, key, value, bias, mask)
     xp = call.xp
+    bias = network_as_lines(bias)
     # Over all the queries, and so before the tiles: what no query of one tile attends to, another's may.
     q, k, v, mask = prepare(call, query, key, value, mask)
     outputs, lses = [], []

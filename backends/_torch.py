@@ -22,7 +22,16 @@ from .._position_bias import PositionBias
 from ._registry import SHORTCUTS, asked_for, forced_in_context
 from ._tiled import slab, tiles
 
-__all__ = ["attend", "declines", "forced_in_trace", "has_own_rules", "own_precision", "plain", "why_not_a_kernel"]
+__all__ = [
+    "attend",
+    "declines",
+    "forced_in_trace",
+    "has_own_rules",
+    "own_precision",
+    "plain",
+    "same_width",
+    "why_not_a_kernel",
+]
 
 # Measured on two cores, float32, 8 heads, N of 1024 and 2048: 128 to 512 rows take the same time within the
 # noise, 64 take up to twice as long, and the mask of a tile costs rows x N numbers per head.
@@ -111,7 +120,7 @@ def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -
     v: Any
     q, k, v, _ = prepare(call, query, key, value, mask)
     Dv = v.shape[-1]
-    q, k, v = _same_width(_four_axes(q), _four_axes(k), _four_axes(v))
+    q, k, v = same_width(_four_axes(q), _four_axes(k), _four_axes(v))
     outputs = []
     with own_precision(q):
         for i0, i1 in tiles(call.M, _rows(call, q, bias, mask)):
@@ -152,7 +161,7 @@ def _four_axes(array: Any) -> Any:
     return array.reshape(math.prod(array.shape[:-3]), *array.shape[-3:])
 
 
-def _same_width(q: Any, k: Any, v: Any) -> tuple[Any, Any, Any]:
+def same_width(q: Any, k: Any, v: Any) -> tuple[Any, Any, Any]:
     """Zero columns, so that D = Dv as the kernel wants it: they add nothing to a score, and are cut off."""
     more = v.shape[-1] - q.shape[-1]
     if more > 0:

@@ -21,7 +21,7 @@ from .._positions import is_integer
 from . import _native, _torch
 from ._compiled_bias import has_lines, lines_of
 
-__all__ = ["attend", "declines", "over_scores"]
+__all__ = ["attend", "declines", "lines_in_batch", "over_scores"]
 
 Maybe: TypeAlias = Tensor | None
 
@@ -65,15 +65,14 @@ def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -
         if mask is not None:
             mask_4d = over_scores(call, mask)
         whole = isinstance(bias, PositionBias) and is_integer(bias.value_positions)
-        output, lse, *_ = _forward(*flat, *_lines(call, bias), dense, mask_4d, call.scale, whole)
+        lines = lines_in_batch(call, bias) if has_lines(bias) else [None] * 5
+        output, lse, *_ = _forward(*flat, *lines, dense, mask_4d, call.scale, whole)
     shape = call.scores_shape[:-1]
     return output.reshape(*shape, value.shape[-1]), lse.reshape(shape)
 
 
-def _lines(call: Call, bias: Any) -> list[Any]:
-    """Knots (K,), slopes and intercepts (H, 2 K + 1), and positions (B, M) and (B, N); five None without a function."""
-    if not has_lines(bias):
-        return [None] * 5
+def lines_in_batch(call: Call, bias: PositionBias) -> list[Any]:
+    """Knots (K,), slopes and intercepts (H, 2 K + 1), and positions (B, M) and (B, N), all in float64."""
     g = lines_of(bias)
     shape = (call.H, 2 * g.knots.shape[0] + 1)
     tables = [table.to(torch.float64).mT.expand(shape) for table in (g.slopes, g.intercepts)]

@@ -20,7 +20,8 @@ from .test_backends_bounds import JAX, LIBRARIES, NATIVE, NUMPY
 
 Q = np.ones((1, 2, 4), np.float32)
 # What the compiled kernel says to a plain call of PyTorch, and where it is turned off.
-PLAIN = {"torch-native": "without a position bias or the lse PyTorch's own kernel serves"}
+LINES = "it is for position biases"
+PLAIN = {"torch-native": "without a position bias or the lse PyTorch's own kernel serves", "torch-lines": LINES}
 OFF = {"torch-native": "IA_CORE_NATIVE=0 turns the compiled kernel off"}
 FRAMEWORKS = ("torch", "jax", "cupy", "dask", "ml_dtypes")
 
@@ -83,12 +84,13 @@ def test_explain_says_why_a_path_declines(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("IA_CORE_NATIVE", "0")
     q = torch.ones(1, 2, 4)
     assert str(explain(q, q, q, return_lse=True)) == (
-        f"torch-tiled\n  torch-native declined: {OFF['torch-native']}\n"
+        f"torch-tiled\n  torch-native declined: {OFF['torch-native']}\n  torch-lines declined: {LINES}\n"
         "  torch-sdpa declined: scaled_dot_product_attention does not give the lse"
     )
     elsewhere = q.to("meta")
     assert str(explain(elsewhere, elsewhere, elsewhere)) == (
         "torch-tiled\n  torch-native declined: its kernel is for the CPU; `query` is on meta\n"
+        f"  torch-lines declined: {LINES}\n"
         "  torch-sdpa declined: its kernels were found to keep the rules on the CPU only; "
         "`query` is on meta"
     )
@@ -135,10 +137,10 @@ def test_subclasses_are_left_to_the_reference() -> None:
 
     for array, kind, own in (
         (Q.view(Loud), "Loud", ["numpy-native", "numpy-tiled"]),
-        (torch.ones(1, 2, 4).as_subclass(Tensor), "Tensor", ["torch-native", "torch-sdpa", "torch-tiled"]),
+        (torch.ones(1, 2, 4).as_subclass(Tensor), "Tensor", [name for name in _registry.PATHS if "torch" in name]),
     ):
-        why = f"`query` is a {kind}, which may compute in its own way"
-        assert explain(array, array, array) == Explanation("reference", dict.fromkeys(own, why))
+        why = dict.fromkeys(own, f"`query` is a {kind}, which may compute in its own way")
+        assert explain(array, array, array) == Explanation("reference", why)
         assert type(indirect_attention(array, array, array)) is type(ia_core.indirect_attention(array, array, array))
 
 

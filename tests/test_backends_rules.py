@@ -43,7 +43,7 @@ def double_precision() -> Any:
 
 
 def gives_lse(path: str) -> bool:
-    return path != "torch-sdpa"
+    return path not in ("torch-sdpa", "torch-lines")
 
 
 def run(library: Library, path: str, case: Case) -> tuple[Any, Any]:
