@@ -37,8 +37,9 @@ __all__ = [
 # noise, 64 take up to twice as long, and the mask of a tile costs rows x N numbers per head.
 TILE_ROWS = 256
 # Without a mask the CPU kernel of PyTorch 2.13 turns a row of NaN scores into zeros, if there are fewer keys
-# than a vector register holds numbers (16 in float32 with AVX-512). With a mask, of zeros, it does not.
-FEW_KEYS = 64
+# than a vector register holds numbers (8 in float32 with AVX2, where it was seen; 16 with AVX-512, the widest that
+# PyTorch is compiled for). With a mask, of zeros, it does not.
+FEW_KEYS = 16
 
 
 def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None:

@@ -242,6 +242,8 @@ def _about(profile: str, family: str) -> dict[str, Any]:
     for folder in ("ia_core", "backends", "conformance"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             code.update(ast.dump(ast.parse(path.read_text(encoding="utf-8"))).encode())
+    for path in sorted((ROOT / "backends/native").iterdir()):
+        code.update(path.read_bytes())
     return {
         "machine": {"system": platform.system(), "processor": platform.machine(), "cpus": os.cpu_count()},
         "versions": versions,
@@ -249,6 +251,7 @@ def _about(profile: str, family: str) -> dict[str, Any]:
         "profile": profile,
         "clauses": len(_clauses(family)),
         **({"family": family} if family else {}),
+        **({"IA_CORE_NATIVE": "0"} if os.environ.get("IA_CORE_NATIVE") == "0" else {}),
     }
 
 
@@ -283,12 +286,13 @@ def write_report(options: argparse.Namespace) -> int:
     """The table and the figure of the results."""
     data = json.loads(options.out.read_text(encoding="utf-8"))
     of_family = f" of family {data['family']}, in every dtype" if "family" in data else ""
+    switched = "With IA_CORE_NATIVE=0, without the kernel in C. " if "IA_CORE_NATIVE" in data else ""
     lines = [
         f"% Written by benchmarks/controls.py from docs/results/{options.out.name}.",
         "",
         f"{data['date']}, {data['machine']['cpus']} processors ({data['machine']['processor']}), "
         + ", ".join(f"{name} {version}" for name, version in data["versions"].items())
-        + f". Profile {data['profile']}, {data['clauses']} clauses{of_family}.",
+        + f". {switched}Profile {data['profile']}, {data['clauses']} clauses{of_family}.",
         "",
         "| implementation | seeds | dtype | pass | deviation | not supported | false alarms "
         "| compared | median | largest |",
