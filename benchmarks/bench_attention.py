@@ -105,7 +105,7 @@ def main() -> int:
 
 
 def run_all(options: argparse.Namespace) -> int:
-    facts = environment(sorted({"numpy", *options.libraries}))
+    facts = environment(sorted(LIBRARIES))
     record = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     if record.get("environment") != facts:
         record = {"environment": facts, "comparisons": {}}
