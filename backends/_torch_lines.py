@@ -58,6 +58,7 @@ def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None
 def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -> tuple[Any, None]:
     """Output of a checked call, in the working dtype."""
     assert has_lines(bias)
+    v: Any
     q, k, v, _ = prepare(call, query, key, value, mask)
     B, Dv = math.prod(call.batch), v.shape[-1]
     with _torch.own_precision(q):

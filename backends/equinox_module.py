@@ -67,7 +67,8 @@ class IndirectAttention(equinox.Module):
     >>> import jax.numpy as jnp
     >>> from ia_core.backends.equinox_module import IndirectAttention
     >>> attention = IndirectAttention(16, 4, vdim=6, key=jax.random.key(0))
-    >>> queries, conditioning, content = jnp.ones((2, 5, 16)), jnp.ones((2, 7, 16)), jnp.ones((2, 7, 6))
+    >>> shapes = (2, 5, 16), (2, 7, 16), (2, 7, 6)
+    >>> queries, conditioning, content = (jnp.ones(shape, jnp.float32) for shape in shapes)
     >>> attention(queries, conditioning, content, jnp.arange(5), jnp.arange(7)).shape
     (2, 5, 16)
     """

@@ -64,7 +64,8 @@ class IndirectAttention(nnx.Module):
     >>> from flax import nnx
     >>> from ia_core.backends.flax_module import IndirectAttention
     >>> attention = IndirectAttention(16, 4, vdim=6, rngs=nnx.Rngs(0))
-    >>> queries, conditioning, content = jnp.ones((2, 5, 16)), jnp.ones((2, 7, 16)), jnp.ones((2, 7, 6))
+    >>> shapes = (2, 5, 16), (2, 7, 16), (2, 7, 6)
+    >>> queries, conditioning, content = (jnp.ones(shape, jnp.float32) for shape in shapes)
     >>> attention(queries, conditioning, content, jnp.arange(5), jnp.arange(7)).shape
     (2, 5, 16)
     """

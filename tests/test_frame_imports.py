@@ -34,11 +34,12 @@ CARRIED = frozenset({"array_api_strict", "cupy", "jax", "torch"})
 FRAMEWORK_FILES = {
     "_cupy": {"cupy"},
     "_jax": {"jax"},
-    "_jax_modules": {"jax"},
+    "_jax_modules": {"jax", "numpy"},
     "_jax_native": {"jax"},
     "_numpy": {"numpy"},
     "_numpy_native": {"numpy"},
     "_torch": {"torch"},
+    "_torch_lines": {"torch"},
     "_torch_native": {"torch"},
     "equinox_module": {"equinox", "jax"},
     "flax_module": {"flax", "jax"},

@@ -15,6 +15,8 @@ OURS = {**references(), **fast_paths(indirect_attention)}
 del OURS["ia-jax"]
 # JAX compiles for every shape: what tests/test_clauses_b.py judges is judged there alone, sweeps in other libraries.
 ELSEWHERE = {"jax": ("IA-G", "IA-T", "IA-D", "IA-R", "IA-E-16", "IA-E-17")}
+# The fast paths are judged by every clause in the demo of .ci/run; here by those of special values and of biases.
+OF_FAST_PATHS = ("IA-S", "IA-B")
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -28,7 +30,9 @@ def test_ours_pass_every_clause(name: str) -> None:
     for clause in CLAUSES.values():
         if clause.label.startswith(ELSEWHERE.get(library, ())):
             continue
+        if name.startswith("ia-") and not clause.label.startswith(OF_FAST_PATHS):
+            continue
         verdict = judge(implementation, clause)
         assert not verdict.bad, "\n".join(verdict.lines())
         judged += verdict.outcome == "pass"
-    assert judged >= (50 if library in ELSEWHERE else 60)
+    assert judged >= (20 if name.startswith("ia-") else 50 if library in ELSEWHERE else 60)
