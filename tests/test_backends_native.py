@@ -30,9 +30,9 @@ filled = pytest.mark.parametrize("path", [pytest.param("torch-native", marks=nee
 @pytest.mark.parametrize(
     ("path", "examples"),
     [
-        pytest.param("torch-native", 150, marks=needs_native),
-        pytest.param("jax-native", 40, marks=needs_native),
-        ("torch-lines", 100),
+        pytest.param("torch-native", 100, marks=needs_native),
+        pytest.param("jax-native", 25, marks=needs_native),
+        ("torch-lines", 60),
     ],
 )
 def test_values_are_within_rounding_of_the_truth(path: str, examples: int) -> None:

@@ -25,7 +25,7 @@ assert peer_examples_more and peer_examples_optional  # imported for the example
 
 # By everything they are judged by the demo of .ci/run and by `make peers`, but for Keras on other backends than NumPy:
 # a process has one.
-FAMILIES = "FPD"
+FAMILIES = "FP"
 EVERY = {"keras-torch", *KNOWN_BAD}
 # Their processes are slow to compile (tinygrad interprets).
 SLOW = {"jax-dpa": "F", "flax": "F", "tinygrad": "F", "keras-jax": "FSP"}
