@@ -11,11 +11,12 @@ because sum_j a_ij (v_j - o_i) = 0, so that the weights a_ij exp(d_ij) / sum_l a
 the output by sum_j a_ij (exp(d_ij) - 1) (v_j - o_i) over a sum that is at least exp(-L_i). To first order this is
 sum_j a_ij |v_j - o_i| e_ij. Whatever the scores, an average of values is no farther away than the farthest value.
 
-c_n = min(n, 6 sqrt(n)): no dot product of length n errs by more than n u (Higham, Accuracy and Stability of
-Numerical Algorithms, section 3.1), and by more than 6 sqrt(n) u only with probability below 1e-7 (Higham and Mary
-2019, Theorem 2.4: 2 exp(-36 / 2)). The small integers count the roundings that implementations really have: the scale
-(once, or its root on each side), the bias, a change to base 2, the subtraction of the maximum, an exponential good to
-4 ulp, the division, and the rescaling of running sums.
+c_n = min(n, 6 sqrt(n)): to first order no dot product of length n errs by more than n u (Higham, Accuracy and
+Stability of Numerical Algorithms, section 3.1), and by more than 6 sqrt(n) u only with probability below 1e-7, if
+rounding errors are independent with mean 0 (Hoeffding: 2 exp(-36 / 2); the model is that of Higham and Mary 2019).
+The small integers count the roundings that implementations really have: the scale (once, or its root on each side),
+the bias, a change to base 2, the subtraction of the maximum, an exponential good to 4 ulp, the division, and the
+rescaling of running sums.
 """
 
 from __future__ import annotations
