@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip -qq install -c constraints.txt
 # Peers bring frameworks of their own, which nothing else here is to depend on.
 PEERS := .venv-peers
 
-.PHONY: demo test peers bench lint docs dist types clean
+.PHONY: demo test peers bench lint docs docs-test dist types clean
 
 demo: .venv/demo.stamp
 	@mkdir -p build
@@ -67,6 +67,10 @@ lint: .venv/dev.stamp
 docs: .venv/dev.stamp
 	rm -rf docs/api
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+# The built site as a browser sees it; skips, with the reason, where there is no Chromium. Screenshots go to build/.
+docs-test: docs
+	$(BIN)/pytest docs/checks
 
 dist: .venv/dev.stamp
 	$(BIN)/python -m build

@@ -119,7 +119,7 @@ def cases(
     least_heads, least_batch : int
         Least number of query heads, and of elements beyond the first.
     **draw
-        As for :func:`structures`.
+        As for ``structures``.
 
     Returns
     -------
