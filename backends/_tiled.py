@@ -17,8 +17,13 @@ from ._compiled_bias import network_as_lines
 __all__ = ["attend_tiled", "rows_within", "slab", "tiles"]
 
 
-def attend_tiled(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any, *, rows: int) -> tuple[Any, Any]:
-    """Output and lse of a checked call, in the working dtype, ``rows`` queries at a time."""
+def attend_tiled(
+    call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any, *, rows: int, each: Any = None
+) -> tuple[Any, Any]:
+    """Output and lse of a checked call, in the working dtype, ``rows`` queries at a time.
+
+    ``each``, if given, calls the function of a tile with its arguments, in a library's own way.
+    """
     if call.M <= rows:
         return attend(call, query, key, value, bias, mask)
     xp = call.xp
@@ -28,11 +33,16 @@ def attend_tiled(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: 
     outputs, lses = [], []
     for i0, i1 in tiles(call.M, rows):
         tile = call._replace(M=i1 - i0)
-        s = scores(tile, q[..., i0:i1, :], k, slab(bias, i0, i1), slab(mask, i0, i1))
-        weights, lse = softmax(tile, s)
-        outputs.append(xp.matmul(weights, v))  # (..., H, i1 - i0, Dv)
+        arguments = (tile, q[..., i0:i1, :], k, v, bias, mask, (i0, i1))
+        output, lse = _attend_rows(*arguments) if each is None else each(_attend_rows, *arguments)
+        outputs.append(output)  # (..., H, i1 - i0, Dv)
         lses.append(lse)
     return xp.concat(outputs, axis=-2), xp.concat(lses, axis=-1)
+
+
+def _attend_rows(tile: Call, q: Any, k: Any, v: Any, bias: Any, mask: Any, rows: tuple[int, int]) -> tuple[Any, Any]:
+    weights, lse = softmax(tile, scores(tile, q, k, slab(bias, *rows), slab(mask, *rows)))
+    return tile.xp.matmul(weights, v), lse
 
 
 def tiles(M: int, rows: int) -> list[tuple[int, int]]:

@@ -1,11 +1,16 @@
 """PyTorch without its fused kernel: the specification's arithmetic over query tiles, for what ``_torch`` declines.
 
-It runs on every device, gives the lse, and can be differentiated any number of times and in both modes.
+It runs on every device, gives the lse, and can be differentiated any number of times and in both modes. A backward
+pass computes the scores of each tile anew, so that they need not be kept.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 from .._checks import Call
 from .._position_bias import PositionBias
@@ -30,4 +35,12 @@ def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -
     # The gradient of a dense bias is as large as the scores, and every slice would make one of its own.
     rows = max(1, call.M) if dense and bias.requires_grad else TILE_ROWS
     with _torch.own_precision(query):
-        return attend_tiled(call, query, key, value, bias, mask, rows=rows)
+        return attend_tiled(call, query, key, value, bias, mask, rows=rows, each=_recomputed)
+
+
+def _recomputed(attend_rows: Any, *arguments: Any) -> Any:
+    # A trace has its own ways to decide what it keeps, and what a transform carries cannot be computed anew behind it.
+    kept = torch.compiler.is_compiling() or not torch.is_grad_enabled()
+    if kept or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return attend_rows(*arguments)
+    return checkpoint(attend_rows, *arguments, use_reentrant=False, preserve_rng_state=False)
