@@ -41,6 +41,7 @@ FRAMEWORK_FILES = {
     "_torch": {"torch"},
     "_torch_lines": {"torch"},
     "_torch_native": {"torch"},
+    "_torch_tiled": {"torch"},
     "equinox_module": {"equinox", "jax"},
     "flax_module": {"flax", "jax"},
     "torch_module": {"torch"},
