@@ -6,7 +6,7 @@
 # Both make .venv and install into it; a second run installs nothing until the requirements change.
 
 PYTHON ?= python3
-JOBS ?= 2
+JOBS ?= 3
 BIN := .venv/bin
 # -qq leaves errors and nothing else
 INSTALL := $(BIN)/python -m pip -qq install -c constraints.txt
@@ -21,7 +21,7 @@ demo: .venv/demo.stamp
 
 # Tests share the processors; a pool of threads in each of them would compete with the others.
 test: .venv/dev.stamp lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 .venv/demo.stamp: .venv/torch.stamp pyproject.toml
 	@echo "Installing the project and the kernels to judge ..."

@@ -54,7 +54,7 @@ class Limits:
 
     seconds: float = _SECONDS["quick"]
     memory: int = 8 * GiB
-    start: float = 120.0
+    start: float = 300.0
     output: int = 2**26
 
     @classmethod

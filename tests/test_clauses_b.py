@@ -204,6 +204,7 @@ def test_the_reference_is_acquitted(library: str, seed: int) -> None:
     _acquit(library, seed, "quick", MINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["numpy", "torch"])
 def test_the_reference_is_acquitted_in_full(library: str) -> None:
     _acquit(library, 7, "full", [label for label in MINE if label[3] in "GD"])
