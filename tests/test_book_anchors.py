@@ -15,6 +15,9 @@ BOOK = DOCS / "book"
 # Each has the anchor eq-P1 and so on, once, at the formula.
 EQUATIONS = {
     "P1": "averaging",
+    "P10": "indirect",
+    "P11": "indirect",
+    "P12": "updates",
 }
 # Each has an anchor erratum-P7 and so on.
 ERRATA: dict[str, str] = {}
