@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._checks import check_call
-from .._position_bias import PositionBias
 from . import _registry
 from ._registry import Explanation, Path, available, use_backend
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
     from .._arrays import Array
+    from .._position_bias import PositionBias
 
 __all__ = ["Explanation", "Path", "available", "explain", "indirect_attention", "use_backend"]
 
@@ -78,7 +78,7 @@ def indirect_attention(
         if output is not None:
             return output
     call = check_call(query, key, value, bias, mask, scale)
-    path = _registry.choose(call, _named(query, key, value, bias, mask), return_lse)
+    path = _registry.choose(call, _registry.named(query, key, value, bias, mask), return_lse)
     output, lse = _registry.load(path).attend(call, query, key, value, bias, mask)
     output = call.xp.astype(output, query.dtype, copy=False)  # the one rounding
     return (output, lse) if return_lse else output
@@ -125,10 +125,4 @@ def explain(
       numpy-tiled declined: `query` is a Tagged, which may compute in its own way
     """
     call = check_call(query, key, value, bias, mask, scale)
-    return _registry.explain_choice(call, _named(query, key, value, bias, mask), return_lse)
-
-
-def _named(query: Array, key: Array, value: Array, bias: Any, mask: Array | None) -> dict[str, Any]:
-    arrays = {"query": query, "key": key, "value": value, "mask": mask}
-    arrays.update(dict(bias.named_arrays()) if isinstance(bias, PositionBias) else {"bias": bias})
-    return {name: array for name, array in arrays.items() if array is not None}
+    return _registry.explain_choice(call, _registry.named(query, key, value, bias, mask), return_lse)

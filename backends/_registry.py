@@ -25,12 +25,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import _attention
 from .._arrays import library_of
 from .._checks import Call
+from .._position_bias import PositionBias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-__all__ = ["PATHS", "SHORTCUTS", "Explanation", "Path", "available", "choose", "explain_choice", "load", "use_backend"]
+__all__ = [
+    "PATHS",
+    "SHORTCUTS",
+    "Explanation",
+    "Path",
+    "available",
+    "choose",
+    "explain_choice",
+    "fastest",
+    "load",
+    "named",
+    "use_backend",
+]
 
 # Name to library, the first choice of each library first. "any" is every library, and never declines.
 PATHS = {
@@ -43,6 +56,8 @@ PATHS = {
     "torch-tiled": "torch",
     "jax-native": "jax",
     "jax-jit": "jax",
+    "dask-blocks": "dask",
+    "cubed-blocks": "cubed",
     "reference": "any",
 }
 
@@ -166,11 +181,24 @@ def choose(call: Call, arrays: dict[str, Any], return_lse: bool) -> str:
     library = library_of(call.xp)
     forced = _forced(library)
     if forced is None:
-        return next(name for name in PATHS if _why_not(name, library, call, arrays, return_lse) is None)
+        return fastest(call, arrays, return_lse)
     reason = _why_not(forced, library, call, arrays, return_lse)
     if reason is not None:
         raise ValueError(f"`use_backend` asks for {forced!r}, which declines this call: {reason} [IA-X-23]")
     return forced
+
+
+def fastest(call: Call, arrays: dict[str, Any], return_lse: bool) -> str:
+    """The name of the first path that takes a checked call, whatever :func:`use_backend` asks for."""
+    library = library_of(call.xp)
+    return next(name for name in PATHS if _why_not(name, library, call, arrays, return_lse) is None)
+
+
+def named(query: Any, key: Any, value: Any, bias: Any, mask: Any) -> dict[str, Any]:
+    """The arrays of a call with their names in error texts."""
+    arrays = {"query": query, "key": key, "value": value, "mask": mask}
+    arrays.update(dict(bias.named_arrays()) if isinstance(bias, PositionBias) else {"bias": bias})
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def explain_choice(call: Call, arrays: dict[str, Any], return_lse: bool) -> Explanation:
@@ -226,6 +254,14 @@ def load(name: str) -> Any:
         from . import _jax
 
         return _jax
+    if name == "dask-blocks":
+        from . import _dask
+
+        return _dask
+    if name == "cubed-blocks":
+        from . import _cubed
+
+        return _cubed
     return _attention
 
 

@@ -32,7 +32,9 @@ ADAPTED = {
 CARRIER = Path("conformance/_libraries.py")
 CARRIED = frozenset({"array_api_strict", "cupy", "jax", "torch"})
 FRAMEWORK_FILES = {
+    "_cubed": {"cubed"},
     "_cupy": {"cupy"},
+    "_dask": {"dask"},
     "_jax": {"jax"},
     "_jax_modules": {"jax", "numpy"},
     "_jax_native": {"jax"},
