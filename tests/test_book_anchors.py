@@ -15,12 +15,20 @@ BOOK = DOCS / "book"
 # Each has the anchor eq-P1 and so on, once, at the formula.
 EQUATIONS = {
     "P1": "averaging",
+    "P2": "values",
+    "P3": "values",
+    "P4": "values",
+    "P5": "values",
+    "P6": "threshold",
+    "P7": "threshold",
+    "P8": "misalignment",
+    "P9": "misalignment",
     "P10": "indirect",
     "P11": "indirect",
     "P12": "updates",
 }
 # Each has an anchor erratum-P7 and so on.
-ERRATA: dict[str, str] = {}
+ERRATA = dict.fromkeys(["P4", "P7", "P9", "comparison"], "errata")
 CELL = re.compile(r"^```\{code-cell\}.*?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 HIDDEN = ("remove-input", "remove-cell")
 NO_CHAPTERS = {"notation"}
