@@ -66,6 +66,7 @@ nb_execution_cache_path = str(HERE / "_build" / "cells" / fingerprint())
 nb_execution_timeout = 60
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_merge_streams = True  # what a cell prints is one block, however slowly it prints
 nb_ipywidgets_js = {}  # they would be loaded from elsewhere
 nb_code_prompt_show = "Show the answer"  # hide-cell is for answers of exercises alone
 nb_code_prompt_hide = "Hide the answer"
