@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip -qq install -c constraints.txt
 # Peers bring frameworks of their own, which nothing else here is to depend on.
 PEERS := .venv-peers
 
-.PHONY: demo test peers bench lint docs docs-test dist types clean
+.PHONY: lab-runtime demo test peers bench lint docs docs-test dist types clean
 
 demo: .venv/demo.stamp
 	@mkdir -p build
@@ -67,6 +67,11 @@ lint: .venv/dev.stamp
 docs: .venv/dev.stamp
 	rm -rf docs/api
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+# Python for the live pages, out of npm and PyPI unless LAB names a file or folder that has it; kept out of git, and
+# the site is built without it as well.
+lab-runtime: .venv/dev.stamp
+	$(BIN)/python docs/lab/fetch_runtime.py $(LAB)
 
 # The built site as a browser sees it; skips, with the reason, where there is no Chromium. Screenshots go to build/.
 docs-test: docs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 
 import ia_core
@@ -49,6 +50,10 @@ html_theme_options = {"navigation_with_keys": True}
 
 # The extension brings KaTeX's scripts along but links its style sheet elsewhere; ours is in the tree.
 katex_css_path = "vendor/katex/katex.min.css"
+
+# The laboratory: live pages, and cells that can be edited.
+sys.path.insert(0, str(HERE))
+extensions.append("lab.sphinx_lab")
 
 
 def fingerprint() -> str:

@@ -234,8 +234,8 @@ def covariance_energy(xp: Namespace, dim: int, covariance: Array | None, project
     """tr(W^T C W), the energy of W^T x for x of covariance C; None is the identity."""
     if covariance is None:
         return float(dim) if projection is None else xp.sum(projection * projection, axis=(-2, -1))
-    if projection is None:
-        projection = xp.eye(dim, dtype=covariance.dtype, device=device(covariance))
+    if projection is None:  # the trace, which the standard has only in an extension
+        return xp.sum(covariance * xp.eye(dim, dtype=covariance.dtype, device=device(covariance)), axis=(-2, -1))
     return xp.sum(projection * xp.matmul(covariance, projection), axis=(-2, -1))
 
 
