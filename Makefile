@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip -qq install -c constraints.txt
 # Peers bring frameworks of their own, which nothing else here is to depend on.
 PEERS := .venv-peers
 
-.PHONY: lab-runtime demo test peers bench lint docs docs-test dist types clean
+.PHONY: demo test peers bench lint docs lab-runtime docs-test dist types clean
 
 demo: .venv/demo.stamp
 	@mkdir -p build
