@@ -1,0 +1,42 @@
+"""Data that take a while to make: kept as one .npz under build/experiments, with a checksum of its arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ._results import CACHE, write_bytes
+
+__all__ = ["cached", "checksum"]
+
+Arrays = dict[str, np.ndarray]
+
+
+def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
+    """The arrays of a name, made if they are not there; damaged files are made again."""
+    path: Path = CACHE / f"{name}.npz"
+    if path.exists():
+        with np.load(path) as kept:
+            arrays = {key: kept[key] for key in kept.files if key != "checksum"}
+            if str(kept["checksum"]) == checksum(arrays):
+                return arrays
+        print(f"{path} does not have the checksum that it names: made again", flush=True)
+    arrays = make()
+    file = io.BytesIO()
+    np.savez_compressed(file, checksum=np.asarray(checksum(arrays)), **arrays)
+    write_bytes(path, file.getvalue())
+    return arrays
+
+
+def checksum(arrays: Arrays) -> str:
+    """SHA-256 over names, shapes, dtypes and contents."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.shape} {array.dtype.str}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
