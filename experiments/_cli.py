@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ._registry import NAMES, Unit, experiment, units
 from ._results import CACHE, RESULTS, is_done
+from ._train import trainer
 
 __all__ = ["main"]
 
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(unit.experiment, f"{unit.variant!r}", "draw", unit.draw, "seeds", *unit.seeds)
             return 0
         for name, draw in sorted({(unit.experiment, unit.draw) for unit in left}):
-            experiment(name).prepare(draw, quick=given.quick)
+            experiment(name).prepare(draw, trainer(given.framework, given.device), quick=given.quick)
         print(f"{len(work)} units, {len(work) - len(left)} done before; results in {folder}", flush=True)
         return _run(left, folder, given)
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ length              (n,)                   in frames of 20 ms
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def load(draw: int, *, quick: bool) -> Arrays:
         rows = arrays.pop(f"{part}_frames")
         starts = np.concatenate([[0], np.cumsum(arrays[f"{part}_used"])])
         mel = np.zeros((len(starts) - 1, FRAMES, MELS), np.uint8)
-        for number, (start, stop) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        for number, (start, stop) in enumerate(itertools.pairwise(starts)):
             mel[number, : stop - start] = rows[start:stop]
         arrays[f"{part}_mel"] = mel
     return arrays
@@ -115,9 +116,7 @@ def _utter(speaker: Any, rng: np.random.Generator, text: str, voice: str) -> Any
 
 def _as_arrays(spoken: list[Any]) -> Arrays:
     frames, numbers, onsets, ends, seconds = zip(*spoken, strict=True)
-    padded = [
-        np.stack([np.pad(row, (0, PHONES - len(row))) for row in rows]) for rows in (numbers, onsets, ends)
-    ]
+    padded = [np.stack([np.pad(row, (0, PHONES - len(row))) for row in rows]) for rows in (numbers, onsets, ends)]
     return {
         "frames": np.concatenate(frames),
         "used": np.asarray([len(rows) for rows in frames], np.int32),

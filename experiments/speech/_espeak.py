@@ -14,7 +14,7 @@ import numpy as np
 __all__ = ["Event", "Speaker"]
 
 MISSING = (
-    "the speech experiment needs eSpeak NG: pip install espeakng-loader, or apt-get install libespeak-ng1 espeak-ng-data"
+    "eSpeak NG is needed to make speech: pip install espeakng-loader, or apt-get install libespeak-ng1 espeak-ng-data"
 )
 _WORD, _PHONE = 1, 7
 _RATE, _PITCH, _GAP = 1, 3, 7  # parameters of espeak_SetParameter

@@ -12,7 +12,7 @@ __all__ = ["DRAWS", "SEEDS", "VARIANTS", "headline", "prepare", "quick", "run", 
 DRAWS, SEEDS = 1, 10  # a seed draws its own data
 
 
-def prepare(draw: int, *, quick: bool) -> None:
+def prepare(draw: int, trainer: Any, *, quick: bool) -> None:
     """Nothing to make beforehand: instances are drawn while a unit runs."""
 
 
