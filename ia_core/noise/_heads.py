@@ -95,8 +95,9 @@ def multi_head_noise_energy(
     value_projection : array of shape (d, H dh), optional
     output_projection : array of shape (H dh, d_out), optional
     form : str
-        exact: sigma^2 times the sum at the top of this module. paper: (sigma^2 d / H) sum_h sum_i (a_i^h)^2, which
-        agrees for white noise and projections with orthonormal rows and columns.
+        exact: sigma^2 sum_hg G_hg tr(T_h^T C T_g), with G of :func:`head_overlaps` and T_h = W_h O_h; mixed terms may
+        be negative. paper: (sigma^2 d / H) sum_h sum_i (a_i^h)^2, which agrees for white noise and projections with
+        orthonormal rows and columns.
 
     Returns
     -------
@@ -152,9 +153,10 @@ def multi_head_signal_energy(
     value_projection, output_projection : array, optional
         As in :func:`multi_head_noise_energy`.
     form : str
-        exact: the sum at the top of this module. paper: (d / H) sum_h sum_i (a_i^h)^2, the energy that the paper's
-        forms of noise and SNR (P5 to P7) leave for the signal; it agrees for a mean of 0, a covariance of the identity
-        and projections with orthonormal rows and columns.
+        exact: sum_hg G_hg tr(T_h^T Sigma T_g) + ||mu sum_h T_h||^2, with G of :func:`head_overlaps` and T_h = W_h O_h.
+        paper: (d / H) sum_h sum_i (a_i^h)^2, the energy that the paper's forms of noise and SNR (P5 to P7) leave for
+        the signal; it agrees for a mean of 0, a covariance of the identity and projections with orthonormal rows and
+        columns.
 
     Returns
     -------

@@ -48,10 +48,12 @@ def multi_head_misalignment_energy(
     value_projection, output_projection : array, optional
         As in :func:`multi_head_noise_energy`.
     form : str
-        exact: sum_hg G_hg tr(T_h^T (Sigma_x + Sigma_y - C - C^T) T_g) + ||(mu_y - mu_x) sum_h T_h||^2. paper:
-        2 d + (1 / H) sum_h ||(mu_y - mu_x) W_h||^2, which agrees for one-hot weights, independent sequences, unit
-        variances, orthonormal projections and no difference of the means; that it counts H times too little, unless
-        every head is as wide as a token and the heads are averaged.
+        exact: sum_hg G_hg tr(T_h^T (Sigma_x + Sigma_y - C - C^T) T_g) + ||(mu_y - mu_x) sum_h T_h||^2, T_h = W_h O_h.
+        paper: 2 d + (1 / H) sum_h ||mu_y^h - mu_x^h||^2, where mu^h = mu W_h. For independent sequences, unit variances
+        and one-hot weights the two agree if all heads together have orthonormal projections and the means do not
+        differ (a difference is counted H times too little); or, with any means, if each W_h is orthogonal, of shape
+        (d, d), and the rows of the sqrt(H) O_h are orthonormal, those of one head and of all heads together: the
+        output has the mean of the heads' energies.
 
     Returns
     -------

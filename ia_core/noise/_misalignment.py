@@ -74,8 +74,9 @@ def misalignment_energy(
         The same sequence twice (all three equal) has no misalignment.
     projection : array of shape (d, dv), optional
     form : str
-        exact: as at the top of this module. paper: 2 d + ||mu_y - mu_x||^2, which agrees for one-hot weights,
-        independent sequences, unit variances and orthonormal rows of W, and is above it for other weights.
+        exact: S2 tr(W^T (Sigma_x + Sigma_y - C - C^T) W) + ||(mu_y - mu_x) W||^2. paper: 2 d + ||mu_y - mu_x||^2. For
+        independent sequences, unit variances and orthonormal rows of W that agrees for one-hot weights and is an upper
+        bound for all others; without these three conditions it may be too small.
 
     Returns
     -------
@@ -88,7 +89,8 @@ def misalignment_energy(
 
     Notes
     -----
-    Section 3 of arXiv 2509.26015, and its erratum: taken term by term, the variances are averaged by the weights.
+    Section 3 of arXiv 2509.26015, and its erratum: taken term by term, the variances are averaged by the weights. C has
+    the covariance of component a of x_i and component b of y_i in row a and column b.
 
     Examples
     --------
@@ -149,7 +151,9 @@ def misalignment_snr(
     Returns
     -------
     array of shape (...)
-        (S2 tr(Sigma_x) + ||mu_x||^2) / gamma without a projection: 1/2 for means of 0 and unit variances, at every d.
+        (S2 tr(Sigma_x) + ||mu_x||^2) / gamma without a projection. For independent sequences of unit variance: 1/2 for
+        means of 0, at every d; below 1 if and only if d S2 + ||mu_y - mu_x||^2 > ||mu_x||^2; and, as n_eff grows,
+        rising to ||mu_x||^2 / ||mu_y - mu_x||^2 if that is above 1/2, falling to it if it is below.
 
     Raises
     ------
@@ -212,8 +216,8 @@ def equivalent_sigma(
     Returns
     -------
     array of shape (...)
-        sqrt(energy / (S2 tr(W^T C W))): sqrt(2 + n_eff ||mu_y - mu_x||^2 / d) for a misalignment of unit variances; inf
-        where no level of such noise has an energy.
+        sqrt(energy / (S2 tr(W^T C W))): sqrt(2 + n_eff ||mu_y - mu_x||^2 / d) for a misalignment of independent
+        sequences of unit variance and an orthogonal W; inf where no level of such noise has an energy.
 
     Raises
     ------

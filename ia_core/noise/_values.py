@@ -111,8 +111,8 @@ def noise_energy(
         Of the noise at sigma = 1.
     projection : array of shape (d, dv), optional
     form : str
-        exact: sigma^2 S2 tr(W^T C W). paper: sigma^2 d S2, whatever C and W are; it agrees where W has orthonormal
-        rows and C is the identity.
+        exact: sigma^2 S2 tr(W^T C W). paper: sigma^2 d S2, whatever C and W are; it agrees where tr(W^T C W) = d, as
+        for white noise and ||W||_F^2 = d, and so for orthonormal rows of W.
 
     Returns
     -------
@@ -167,7 +167,7 @@ def signal_energy(
     projection : array of shape (d, dv), optional
     form : str
         exact: S2 tr(W^T Sigma W) + ||mu W||^2. paper: d S2, which agrees for a mean of 0, a covariance of
-        the identity and orthonormal rows of W.
+        the identity and ||W||_F^2 = d.
 
     Returns
     -------
