@@ -18,11 +18,11 @@ import numpy as np
 
 from ia_core import LayerNorm, Linear, init_layer_norm, init_linear, linear
 
-from .._cache import Arrays, cached
+from .._cache import Arrays
 from .._convolution import conv1d, group_norm, init_conv, relu
+from .._frozen import frozen_parameters
 from .._losses import cross_entropy, take
 from .._train import Problem, Recipe, batches
-from .._tree import leaves, mapped, rebuilt
 from ._data import FLOOR, MELS, STEP
 
 __all__ = ["WIDTH", "Encoder", "frozen", "hear", "noisy"]
@@ -76,28 +76,18 @@ def in_training(mel: Any, draws: Any) -> Any:
 
 def frozen(draw: int, data: Arrays, trainer: Any, *, quick: bool) -> Encoder:
     """The encoder of a draw; trained if it is not in the cache."""
-    start = init_encoder([draw, 21], len(data["vocabulary"]))
-    name = f"speech-encoder{'-quick' if quick else ''}{draw}"
-    arrays = cached(name, lambda: _train(start, data, trainer, Recipe(20 if quick else 900, 32, 3e-3, 1e-2)))
-    return rebuilt(start, iter([arrays[f"leaf{number:02d}"] for number in range(len(arrays))]))
 
-
-def _train(start: Encoder, data: Arrays, trainer: Any, recipe: Recipe) -> Arrays:
     def loss(params: Any, own: Any, shared: Any, index: Any, draws: Any) -> Any:
         batch = take(shared, index)
         return cross_entropy(linear(params.classes, hear(params, in_training(batch["mel"], draws))), batch["label"])
 
-    mel = data["train_mel"]
-    shared = {"mel": mel, "label": labels(data, "train")}
+    mel, recipe = data["train_mel"], Recipe(20 if quick else 900, 32, 3e-3, 1e-2)
     shapes = {"noise": (recipe.batch, *mel.shape[1:]), "decibels": (recipe.batch,)}
     index = batches(0, len(mel), recipe)[:, None]
+    shared = {"mel": mel, "label": labels(data, "train")}
+    start = init_encoder([draw, 21], len(data["vocabulary"]))
     problem = Problem(loss, [start], {}, shared, index, shapes)
-    params: Any = None
-    for step, latest, losses in trainer.train(problem, recipe, [0], every=max(1, recipe.steps // 6)):
-        params = latest
-        print(f"speech encoder: step {step} of {recipe.steps}, loss {losses.mean():.3f}", flush=True)
-    first = trainer.apply(lambda tree: tree, params)
-    return {f"leaf{number:02d}": leaf for number, leaf in enumerate(leaves(mapped(lambda leaf: leaf[0], first)))}
+    return frozen_parameters(f"speech-encoder{'-quick' if quick else ''}{draw}", problem, recipe, trainer)
 
 
 def labels(data: Arrays, part: str) -> np.ndarray:
