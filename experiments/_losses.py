@@ -7,17 +7,22 @@ from typing import Any
 
 import array_api_compat
 
-__all__ = ["cross_entropy", "dropout", "take"]
+__all__ = ["cross_entropy", "dropout", "surprise", "take"]
 
 
 def cross_entropy(logits: Any, target: Any) -> Any:
     """Mean of -log softmax(logits)[target] over all leading axes; logits (..., classes), target (...)."""
+    return array_api_compat.array_namespace(logits).mean(surprise(logits, target))
+
+
+def surprise(logits: Any, target: Any) -> Any:
+    """-log softmax(logits)[target] for each entry of target."""
     xp = array_api_compat.array_namespace(logits, target)
     classes = xp.arange(logits.shape[-1], dtype=target.dtype, device=array_api_compat.device(logits))
     top = xp.max(logits, axis=-1, keepdims=True)
     lse = xp.log(xp.sum(xp.exp(logits - top), axis=-1)) + top[..., 0]
     wanted = xp.sum(xp.where(target[..., None] == classes, logits, 0.0), axis=-1)
-    return xp.mean(lse - wanted)
+    return lse - wanted
 
 
 def dropout(uniform: Any, rate: float) -> Callable[[Any], Any] | None:

@@ -10,7 +10,7 @@ from ._run import VARIANTS, quick, run, weight
 
 __all__ = ["DRAWS", "SEEDS", "VARIANTS", "headline", "prepare", "quick", "run", "weight"]
 
-DRAWS, SEEDS = 2, 10
+DRAWS, SEEDS = 1, 5
 
 
 def prepare(draw: int, trainer: Any, *, quick: bool) -> None:

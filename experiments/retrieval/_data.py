@@ -31,7 +31,7 @@ GAPS = (0, 3, 6, 9, 12)  # of the test, in pixels; training has 0 to TRAINED_GAP
 
 def load(draw: int, *, quick: bool) -> Arrays:
     """Training pictures, and 200 test words that no training has, drawn at each gap."""
-    name, sizes = (f"retrieval-quick{draw}", (200, 20)) if quick else (f"retrieval{draw}", (6000, 200))
+    name, sizes = (f"retrieval-quick{draw}", (200, 20)) if quick else (f"retrieval{draw}", (4000, 200))
     return cached(name, lambda: _make(draw, *sizes))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -121,12 +122,12 @@ def _dual_loss(params: Any, own: Any, shared: Any, index: Any, draws: Any) -> An
     texts = xp.reshape(texts, (*words.shape[:2], -1))  # (B, choices, d)
     gain = xp.exp(params.temperature)
     forward = gain * xp.sum(pictures[:, None, :] * texts, axis=-1)
-    rolls = range(1, min(index.shape[0], 160))
+    turns = range(1, min(index.shape[0], 1 + 8 * ROLLS))
     backward = gain * xp.stack(
-        [xp.sum(xp.roll(pictures, turn, axis=0) * texts[:, 0, :], axis=-1) for turn in rolls[: ROLLS * 8]], axis=1
+        [xp.sum(xp.roll(pictures, turn, axis=0) * texts[:, 0, :], axis=-1) for turn in turns], axis=1
     )
     right = index[:, 1]
-    same = xp.stack([xp.roll(right, turn) == right for turn in rolls[: ROLLS * 8]], axis=1)
+    same = xp.stack([xp.roll(right, turn) == right for turn in turns], axis=1)
     return _two_ways(forward, index, xp.where(same, NEVER, backward))
 
 
@@ -170,26 +171,33 @@ def run(
     ]
 
 
-def _scores(options: Options, params: Any, data: Any, encoder: Any, trainer: Any, gap: int) -> np.ndarray:
-    """Scores (S, pictures, words) of all test pictures and words."""
-    pictures, words = data[f"test_picture{gap}"], data["test_words"]
-    if options.model == "dual":
+def all_pairs(params: Any, pictures: Any, words: Any, encoder: Any) -> Any:
+    """Scores of the dual encoder, (pictures, words)."""
+    return embed_pictures(params, see(encoder, pictures)) @ embed_words(params, words).T
 
-        def all_pairs(params: Any, pictures: Any, words: Any, encoder: Any) -> Any:
-            return embed_pictures(params, see(encoder, pictures)) @ embed_words(params, words).T
 
-        return trainer.apply(all_pairs, params, shared=(pictures, words, encoder))
+@functools.cache
+def pair_scores(options: Options) -> Callable[..., Any]:
+    """Scores (pictures, words) of a model of pairs."""
 
-    def one_picture(params: Any, pictures: Any, words: Any, encoder: Any) -> Any:
+    def of_some(params: Any, pictures: Any, words: Any, encoder: Any) -> Any:
         xp = array_api_compat.array_namespace(words)
         features, count = see(encoder, pictures), words.shape[0]
         columns = xp.reshape(xp.stack([features] * count, axis=1), (-1, *features.shape[1:]))
         stacked = xp.concat([words] * features.shape[0], axis=0)
         return xp.reshape(score(params, columns, stacked, options), (-1, count))
 
+    return of_some
+
+
+def _scores(options: Options, params: Any, data: Any, encoder: Any, trainer: Any, gap: int) -> np.ndarray:
+    """Scores (S, pictures, words) of all test pictures and words."""
+    pictures, words = data[f"test_picture{gap}"], data["test_words"]
+    if options.model == "dual":
+        return trainer.apply(all_pairs, params, shared=(pictures, words, encoder))
     size = 10
     parts = [
-        trainer.apply(one_picture, params, shared=(pictures[at : at + size], words, encoder))
+        trainer.apply(pair_scores(options), params, shared=(pictures[at : at + size], words, encoder))
         for at in range(0, len(pictures), size)
     ]
     return np.concatenate(parts, axis=1)

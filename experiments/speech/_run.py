@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from ia_core import linear
 
 from .._losses import take
 from .._train import Problem, Recipe, batches
+from .._tree import mapped
 from ._baselines import uniform_onsets, viterbi_onsets
 from ._data import PHONES, load
 from ._encoder import frozen, hear, in_training, noisy
@@ -153,21 +155,28 @@ def _heard(data: Any, name: str) -> tuple[Any, Any, Any]:
     return mel, uniform, np.full(len(mel), decibels, np.float32)
 
 
+@functools.cache
+def predictor(options: Options) -> Callable[..., Any]:
+    """Onsets (B, M) in frames after the last layer."""
+
+    def predict(params: Any, inputs: Any, sound: Any, encoder: Any) -> Any:
+        audio = hear(encoder, noisy(*sound))
+        return align(_used(params, options), audio, inputs, options)[-1][0]
+
+    return predict
+
+
 def _onsets(options: Options, params: Any, data: Any, encoder: Any, trainer: Any, name: str) -> np.ndarray:
     """Predicted onsets (S, n, M) in frames."""
     part = SETS[name][0]
     inputs = {key: data[f"{part}_{key}"] for key in INPUTS}
     sound = _heard(data, name)
 
-    def predict(params: Any, inputs: Any, sound: Any, encoder: Any) -> Any:
-        audio = hear(encoder, noisy(*sound))
-        return align(_used(params, options), audio, inputs, options)[-1][0]
-
     found, size = [], 100
     for at in range(0, len(sound[0]), size):
         rows = {key: value[at : at + size] for key, value in inputs.items()}
         some = tuple(value[at : at + size] for value in sound)
-        found.append(trainer.apply(predict, params, shared=(rows, some, encoder)))
+        found.append(trainer.apply(predictor(options), params, shared=(rows, some, encoder)))
     return np.concatenate(found, axis=1)
 
 
@@ -189,8 +198,6 @@ def _baseline(options: Options, data: Any, encoder: Any, trainer: Any, name: str
 
 
 def _with_axis(tree: Any) -> Any:
-    from .._tree import mapped
-
     return mapped(lambda leaf: leaf[None], tree)
 
 
