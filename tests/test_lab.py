@@ -155,6 +155,15 @@ def test_words_of_two_lengths_and_letters_that_are_not_there() -> None:
     assert np.isfinite(answer["values"]["loss"])
 
 
+def test_the_record_of_times_keeps_its_promise() -> None:
+    """docs/lab/index.md promises 10 s and 0.1 s."""
+    record = json.loads((ROOT / "docs/results/lab_times.json").read_text(encoding="utf-8"))
+    assert len(record["first_seconds"]) >= 3 and max(record["first_seconds"]) <= 10
+    assert set(record["move_seconds"]) == {one.name for one in explorer.SLIDERS}
+    for name, seconds in record["move_seconds"].items():
+        assert len(seconds) >= 10 and max(seconds) <= 0.1, name
+
+
 def cell(code: str, number: int | None = 1) -> dict[str, object]:
     return {"code": code, "number": number}
 
@@ -178,9 +187,18 @@ def test_what_a_browser_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cells.importlib.util, "find_spec", lambda name: None)
     answer = cells.run({"cells": [cell("import torch.nn as nn")]})
     assert answer["error"] == "This cell needs PyTorch, which the browser does not have."
-    answer = cells.run({"cells": [cell("import _kit", None), cell("from jax import jit", 1), cell("print(1)", 2)]})
+    above = [cell("import _kit", None), cell("from jax import jit"), cell("_kit.show(1)", None)]
+    answer = cells.run({"cells": [*above, cell("print(1)", 2)]})
     assert answer["notes"] == ["Cell 1 was left out: it needs JAX, which the browser does not have."]
     assert answer["output"] == "1\n"
+    above = [cell("from torch import nn, ones as one\ndef f(): ..."), cell("layer = f", 2), cell("f = 1", 3)]
+    answer = cells.run({"cells": [*above, cell("one", 4)]})
+    assert answer["error"] == "This cell needs PyTorch, which the browser does not have."
+    answer = cells.run({"cells": [*above, cell("f", 4)]})
+    assert [note[:19] for note in answer["notes"]] == ["Cell 1 was left out", "Cell 2 was left out"]
+    for line in ("import ia_core.conformance.suite", "from ia_core import conformance", "def f():\n    import torch"):
+        assert cells.lacking(line) and cells.lacking("x = 1\n" + line), line
+    assert cells.lacking("import torchless, jaxtyping\nfrom ia_core import noise\ntorch = 'import torch'") == ""
 
 
 def test_the_archive_runs_by_itself(tmp_path: Path) -> None:

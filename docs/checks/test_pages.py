@@ -13,7 +13,7 @@ from .conftest import SHOTS, SITE, pages
 
 PAGES = pages()
 # Pages that are looked at by eye, at the width of a desktop and of a phone, and in the dark.
-SHOWN = ["index.html", *(page for page in PAGES if page.startswith("book/"))]
+SHOWN = ["index.html", *(page for page in PAGES if page.startswith(("book/", "lab/")))]
 VIEWS = {"desktop": (1280, 900, "light"), "phone": (390, 844, "light"), "dark": (1280, 900, "dark")}
 
 

@@ -77,8 +77,9 @@ def _legend(found: Any) -> list[str]:
         y = TOP + 17 + 15 * k
         parts += [path([(x, y), (x + 22, y)], kind), text(x + 28, y + 4, words, "lab-tick")]
     y = TOP + 17 + 15 * len(lines)
-    parts += [circle(x + 5, y, 4, "lab-dot"), rect(x + 13, y - 4, 8, 8, "lab-star")]
-    parts.append(text(x + 28, y + 4, f"measured, σ* = {number(found.sigma_star)}", "lab-tick"))
+    parts += [circle(x + 5, y, 4, "lab-dot"), text(x + 14, y + 4, "measured", "lab-tick")]
+    parts += [rect(x + 68, y - 4, 8, 8, "lab-star")]
+    parts.append(text(x + 82, y + 4, f"σ* = {number(found.sigma_star)}", "lab-tick"))
     return parts
 
 

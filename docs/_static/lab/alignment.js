@@ -8,6 +8,7 @@ const root = document.querySelector('[data-lab="alignment"]');
 const maps = root.querySelector('[data-part="maps"]');
 const reading = root.querySelector("[data-cell]");
 const button = root.querySelector("[data-learn]");
+const summary = root.querySelector('[data-part="summary"]');
 const live = new Live(root);
 let cells = null;
 let chosen = null;
@@ -34,6 +35,7 @@ if (live.begin()) {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
     if (!step || !cells) return;
     event.preventDefault();
+    event.stopPropagation(); // the theme would turn the page
     const [i, j] = chosen ?? [0, 0];
     const last = cells.x.length - 1;
     const inside = (k) => Math.min(Math.max(k, 0), last);
@@ -64,13 +66,18 @@ function mark() {
   const [content, bias, weight] = [cells.content, cells.bias, cells.weights].map((map) => map[i][j]);
   reading.textContent =
     `Query ${i + 1} asks for ${cells.x[i]}; position ${j + 1} has the key ${cells.x[j]} and the value ${cells.y[j]}. ` +
-    `Content ${content.toFixed(2)} + bias ${bias.toFixed(2)} = ${(content + bias).toFixed(2)}; weight ${weight.toFixed(3)}.`;
+    `Content ${shown(content)}, bias ${shown(bias)}, sum ${shown(content + bias)}; weight ${weight.toFixed(3)}.`;
+}
+
+function shown(number) {
+  return number.toFixed(2).replace("-", "\u2212");
 }
 
 // Steps down the gradient, one picture for each, so that the reader sees the curve move; all at once for those who
 // asked their system for less motion.
 async function learn() {
   learning = true;
+  summary.ariaLive = "off"; // or each of the steps would be read aloud
   button.textContent = "stop";
   const pause = matchMedia("(prefers-reduced-motion: reduce)").matches ? STEPS : 1;
   try {
@@ -87,5 +94,6 @@ async function learn() {
     live.fail(error);
   }
   learning = false;
+  summary.ariaLive = "polite";
   button.textContent = "let it learn";
 }
