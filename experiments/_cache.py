@@ -1,9 +1,10 @@
-"""Data that take a while to make: kept as one .npz under build/experiments, with a checksum of its arrays."""
+"""Data that take a while to make: kept as one .npz.xz under build/experiments, with a checksum of its arrays."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,17 +19,17 @@ Arrays = dict[str, np.ndarray]
 
 def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
     """The arrays of a name, made if they are not there; damaged files are made again."""
-    path: Path = CACHE / f"{name}.npz"
+    path: Path = CACHE / f"{name}.npz.xz"
     if path.exists():
-        with np.load(path) as kept:
+        with lzma.open(path) as packed, np.load(io.BytesIO(packed.read())) as kept:
             arrays = {key: kept[key] for key in kept.files if key != "checksum"}
             if str(kept["checksum"]) == checksum(arrays):
                 return arrays
         print(f"{path} does not have the checksum that it names: made again", flush=True)
     arrays = make()
     file = io.BytesIO()
-    np.savez_compressed(file, checksum=np.asarray(checksum(arrays)), **arrays)
-    write_bytes(path, file.getvalue())
+    np.savez(file, checksum=np.asarray(checksum(arrays)), **arrays)
+    write_bytes(path, lzma.compress(file.getvalue(), preset=4))
     return arrays
 
 

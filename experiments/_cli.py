@@ -59,7 +59,7 @@ def _one_thread_each() -> None:
     """Before a framework is imported: units share the processors, and threads in each would compete."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    flags = "--xla_cpu_multi_thread_eigen=false"
     os.environ.setdefault("XLA_FLAGS", flags)
 
 
