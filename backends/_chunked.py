@@ -34,6 +34,7 @@ from .._state import AttentionState
 from . import _registry
 from ._relative import RelativeState, absolute, merge_relative, relative_state
 from ._tiled import rows_within, slab, tiles
+from ._trees import build, classes, leaves
 
 __all__ = ["COLUMNS", "Blocks", "block_state", "merge_packed", "plan", "unpacked", "why_not_chunked"]
 
@@ -135,14 +136,14 @@ def plan(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any, num
         grid = isinstance(bias.value_positions, Grid)
         if not grid:
             along("bias.value_positions", bias.value_positions, (*batch, "j"))
-        small = [*_leaves(bias.f), *(_leaves(bias.value_positions) if grid else [])]
+        small = [*leaves(bias.f), *(leaves(bias.value_positions) if grid else [])]
         for place, array in enumerate(small):
             whole = array if max(array.numblocks, default=1) == 1 else array.rechunk(array.shape)
             operands.append((whole, tuple(f"p{place}.{axis}" for axis in range(array.ndim))))
         split = bias.f.heads > 1 and len(chunks["h"]) > 1
         operands += [(numbers((chunks["h"],)), ("h",))] if split else []
         operands += [(numbers((chunks["j"],)), ("j",))] if grid else []
-        layout = layout._replace(function=_classes(bias.f), grid=grid, split_heads=split)
+        layout = layout._replace(function=classes(bias.f), grid=grid, split_heads=split)
     elif bias is not None:
         along("bias", bias, out[:-1])
     return Blocks(operands, out, layout)
@@ -258,7 +259,7 @@ def _block_bias(arrays: Any, layout: Layout, n: int) -> Any:
     """The bias of one pair of blocks, from the rest of its arrays."""
     query_positions = next(arrays)
     value_positions = None if layout.grid else next(arrays)
-    f = _build(layout.function, arrays)
+    f = build(layout.function, arrays)
     grid = Grid(*(next(arrays) for _ in Grid._fields)) if layout.grid else None
     if layout.split_heads:
         heads = next(arrays)
@@ -281,19 +282,3 @@ def _some_heads(f: Any, h0: int, h1: int) -> Any:
         for name, axis in _HEAD_AXES[type(f)].items()
     }
     return f._replace(**cut)
-
-
-def _leaves(tree: Any) -> list[Any]:
-    return [leaf for part in tree for leaf in _leaves(part)] if isinstance(tree, tuple) else [tree]
-
-
-def _classes(tree: Any) -> Any:
-    """The classes that a tree of arrays is made of; None for an array."""
-    return (type(tree), tuple(_classes(part) for part in tree)) if isinstance(tree, tuple) else None
-
-
-def _build(classes: Any, arrays: Any) -> Any:
-    if classes is None:
-        return next(arrays)
-    kind, parts = classes
-    return kind(*[_build(part, arrays) for part in parts])

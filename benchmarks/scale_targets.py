@@ -2,22 +2,31 @@
 
     ia-core conform benchmarks.scale_targets:dask_chunked --profile full
 
-``dask_chunked`` and ``cubed_chunked`` split every axis that may be split: leading axes, heads, queries and keys.
+``dask_chunked`` and ``cubed_chunked`` split every axis that may be split: leading axes, heads, queries and keys. The
+targets of JAX have eight devices: the processor, taken for so many. Sizes that eight does not divide are filled up with
+keys behind a mask and queries that are cut off.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ia_core import PositionBias
-from ia_core.backends import indirect_attention
+from ia_core._checks import check_call
+from ia_core._positions import Grid
+from ia_core.backends import indirect_attention, use_backend
 from ia_core.conformance import Implementation
 
-__all__ = ["cubed_chunked", "dask_chunked"]
+__all__ = ["cubed_chunked", "dask_chunked", "jax_heads", "jax_ring"]
+
+# Read when JAX starts, which it has not yet in the process of its own that a target is judged in.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+DEVICES = 8
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 BASIC = {"bias", "bias_broadcast", "mask", "scale", "lse", "grouped", "value_width", "batch_axes", "empty"}
@@ -30,7 +39,8 @@ def in_chunks(
     give: Callable[[np.ndarray, tuple[int, ...]], Any], query: Any, key: Any, value: Any, bias: Any, mask: Any
 ) -> tuple[list[Any], dict[str, Any]]:
     """The arguments of a call in chunks, whatever is no array of NumPy as it is."""
-    if not all(isinstance(array, np.ndarray) and array.ndim >= 3 for array in (query, key, value)):
+    arrays = (query, key, value)
+    if not all(isinstance(array, np.ndarray) and array.ndim == query.ndim >= 3 for array in arrays):
         return [_whole(give, array) for array in (query, key, value)], {
             "bias": _tree(bias, lambda array: _whole(give, array)),
             "mask": _whole(give, mask),
@@ -112,6 +122,93 @@ def _cubed(
     return tuple(cubed.compute(*found)) if return_lse else found.compute()
 
 
+def _mesh(devices: int) -> tuple[Any, Any]:
+    jax = importlib.import_module("jax")
+    sharding = jax.sharding
+    mesh = jax.make_mesh(
+        (devices,), ("devices",), axis_types=(sharding.AxisType.Auto,), devices=jax.devices()[:devices]
+    )
+    return mesh, lambda *spec: sharding.NamedSharding(mesh, sharding.PartitionSpec(*spec))
+
+
+def _filled(array: Any, axis: int, more: int, value: Any = 0) -> Any:
+    """An array with some more entries at the end of an axis."""
+    jnp = importlib.import_module("jax.numpy")
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, more)
+    return jnp.pad(array, widths, constant_values=value)
+
+
+def _filled_bias(bias: Any, call: Any, rows: int, columns: int) -> Any:
+    if not isinstance(bias, PositionBias):
+        return _filled_over_scores(bias, call, rows, columns, 0)
+    where, values = bias.query_positions, bias.value_positions
+    where = _filled(where, where.ndim - bias.f.query_rank, rows)
+    values = (
+        Grid(x=values.x, y=_filled(values.y, 0, columns // max(1, values.x.shape[0])))
+        if (isinstance(values, Grid))
+        else _filled(values, values.ndim - 1, columns)
+    )
+    return PositionBias(bias.f, where, values)
+
+
+def _filled_over_scores(array: Any, call: Any, rows: int, columns: int, value: Any) -> Any:
+    if array is None:
+        return None
+    for axis, size, more in ((-2, call.M, rows), (-1, call.N, columns)):
+        if array.ndim >= -axis and array.shape[axis] == size != 1:
+            array = _filled(array, array.ndim + axis, more, value)
+    return array
+
+
+def _jax_ring(
+    query: Any, key: Any, value: Any, *, bias: Any = None, mask: Any = None, scale: Any = None, return_lse: bool = False
+) -> Any:
+    from ia_core.backends.jax_ring import ring_attention
+
+    jax, jnp = importlib.import_module("jax"), importlib.import_module("jax.numpy")
+    call = check_call(query, key, value, bias, mask, scale)
+    mesh, sharding = _mesh(DEVICES)
+    rows, columns = -call.M % DEVICES, -call.N % DEVICES
+    if isinstance(bias, PositionBias) and isinstance(bias.value_positions, Grid):
+        columns = -bias.value_positions.y.shape[0] % DEVICES * bias.value_positions.x.shape[0]
+    if columns:
+        mask = jnp.ones((1, 1), bool) if mask is None else mask
+        mask = jnp.broadcast_to(mask, (*mask.shape[:-1], call.N)) if mask.ndim else jnp.broadcast_to(mask, (call.N,))
+        mask = _filled(_filled_over_scores(mask, call, rows, 0, False), mask.ndim - 1, columns, False)
+    else:
+        mask = _filled_over_scores(mask, call, rows, 0, False)
+    bias = _filled_bias(bias, call, rows, columns)
+    q, (k, v) = _filled(query, query.ndim - 2, rows), (_filled(one, key.ndim - 2, columns) for one in (key, value))
+    q, k, v, bias, mask = jax.device_put((q, k, v, bias, mask), sharding())
+    output, lse = ring_attention(
+        q, k, v, bias=bias, mask=mask, scale=call.scale, mesh=mesh, axis="devices", return_lse=True
+    )
+    output, lse = output[..., : call.M, :], lse[..., : call.M]
+    return (output, lse) if return_lse else output
+
+
+def _jax_heads(
+    query: Any, key: Any, value: Any, *, bias: Any = None, mask: Any = None, scale: Any = None, return_lse: bool = False
+) -> Any:
+    jax = importlib.import_module("jax")
+    call = check_call(query, key, value, bias, mask, scale)
+    devices = max(n for n in range(1, DEVICES + 1) if call.Hk % n == 0)
+    _, sharding = _mesh(devices)
+    heads = sharding(*(None,) * len(call.batch), "devices")
+    query, key, value = jax.device_put((query, key, value), heads)
+    bias, mask = jax.device_put((bias, mask), sharding())
+    with use_backend("jax-jit"):
+        return indirect_attention(query, key, value, bias=bias, mask=mask, scale=call.scale, return_lse=return_lse)
+
+
+DERIVATIVES = {"grad", "bias_grad", "parameter_grad", "lse_grad"}
+jax_ring = Implementation(
+    _jax_ring, "jax-ring", library="jax", dtypes=DTYPES, supports=FORWARD | DERIVATIVES | {"compile"}
+)
+jax_heads = Implementation(
+    _jax_heads, "jax-heads", library="jax", dtypes=DTYPES, supports=FORWARD | DERIVATIVES | {"double_grad", "compile"}
+)
 dask_chunked = Implementation(_dask, "dask-chunked", dtypes=DTYPES, supports=FORWARD)
 # Empty arrays have no blocks in Cubed, and its arrays have no halves beyond float32.
 cubed_chunked = Implementation(_cubed, "cubed-chunked", dtypes=DTYPES[:2], supports=FORWARD - {"empty"}, most_cases=8)

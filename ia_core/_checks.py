@@ -34,7 +34,7 @@ from ._position_bias import PositionBias
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Call", "check_call"]
+__all__ = ["Call", "check_call", "check_over_scores"]
 
 
 class Call(NamedTuple):
@@ -72,6 +72,12 @@ def check_call(
     xp = namespace_of(**arrays, **dict(_bias_arrays(bias)), **others)
     _check_dtypes(arrays)
     call = _check_shapes(xp, arrays, _check_scale(scale))
+    check_over_scores(call, query, bias, mask)
+    return call
+
+
+def check_over_scores(call: Call, query: Array, bias: Any, mask: Array | None) -> None:
+    """Check that a bias and a mask have their dtypes, and broadcast to the scores."""
     if isinstance(bias, PositionBias):
         _check_bias(query, bias.dtype, bias.shape, call)
     elif bias is not None:
@@ -81,7 +87,6 @@ def check_call(
         if dtype_name(mask.dtype) not in ("bool", "bool_"):
             raise TypeError(f"`mask` must be boolean (True: may attend); got {dtype_name(mask.dtype)} [IA-X-11]")
         _check_broadcast("mask", tuple(mask.shape), call, "IA-X-12")
-    return call
 
 
 def _bias_arrays(bias: Any) -> Iterator[tuple[str, Array]]:

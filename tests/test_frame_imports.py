@@ -46,6 +46,8 @@ FRAMEWORK_FILES = {
     "_torch_tiled": {"torch"},
     "equinox_module": {"equinox", "jax"},
     "flax_module": {"flax", "jax"},
+    "jax_ring": {"jax"},
+    "torch_ring": {"torch"},
     "torch_module": {"torch"},
 }
 

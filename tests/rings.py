@@ -1,0 +1,195 @@
+"""What the tests of rings run in processes of their own: `python -m tests.rings jax`, `... torch RANK WORLD FILE`, ..."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+import ia_core
+from ia_core import PositionBias
+
+from .test_backends_bounds import LIBRARIES, Case, check, given
+from .test_backends_gradients import TORCH, bounds, case_with, gradients
+
+M, N = 16, 24
+TIMEOUT = 10.0  # seconds of a process group
+
+
+def cotangent_of(case: Case) -> Any:
+    return np.random.default_rng(5).normal(size=(*case.query.shape[:-1], case.value.shape[-1]))
+
+
+def compare(case: Case, found: list[Any]) -> None:
+    """Gradients against those of PyTorch's autograd through the specification; both are off by a bound."""
+    cotangent = cotangent_of(case)
+    wanted = gradients(ia_core.indirect_attention, TORCH, case, cotangent)
+    for mine, reference, bound in zip(found, wanted, bounds(case, cotangent), strict=True):
+        assert mine.shape == reference.shape and (np.abs(mine - reference) <= bound).all(), np.abs(mine - reference)
+
+
+def on_eight_devices() -> None:
+    """Forward and gradients of the ring in JAX."""
+    jax = importlib.import_module("jax")
+    jax.config.update("jax_enable_x64", True)
+    ring_attention = importlib.import_module("ia_core.backends.jax_ring").ring_attention
+    mesh = jax.make_mesh((8,), ("keys",), axis_types=(jax.sharding.AxisType.Auto,))
+    for bias in sys.argv[2:]:
+        case = case_with(bias, masked=True, M=M, N=N)
+
+        def ring(*arrays: Any, **keywords: Any) -> Any:
+            return ring_attention(*arrays, **keywords, mesh=mesh, axis="keys")
+
+        arrays = jax.device_put(given(LIBRARIES["jax"], case), jax.sharding.NamedSharding(mesh, jax.P()))
+        output, lse = ring(*arrays[:3], **arrays.keywords, return_lse=True)
+        assert len(output.sharding.device_set) == 8 and output.sharding.shard_shape(output.shape)[-2] == M // 8
+        check(case, np.asarray(output), np.asarray(lse), "float64")
+        compare(case, gradients(ring, LIBRARIES["jax"], case, cotangent_of(case)))
+
+
+def of_two_processes(number: int, port: str) -> None:
+    """The same with four devices in each of two processes, by jax.distributed."""
+    jax = importlib.import_module("jax")
+    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=number)
+    assert jax.device_count() == 8 and jax.local_device_count() == 4
+    ring_attention = importlib.import_module("ia_core.backends.jax_ring").ring_attention
+    mesh = jax.make_mesh((8,), ("keys",), axis_types=(jax.sharding.AxisType.Auto,))
+    case = case_with("mlp", masked=True, M=M, N=N)
+    cotangent = cotangent_of(case)
+    rows = jax.sharding.NamedSharding(mesh, jax.P(None, None, "keys"))
+    whole = jax.sharding.NamedSharding(mesh, jax.P())
+
+    def place(array: Any, sharding: Any = whole) -> Any:
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    arrays = [place(array, rows) for array in case[:3]]
+    bias, mask, weights = jax.tree.map(place, (case.bias, case.mask, cotangent))
+
+    def loss(q: Any, k: Any, v: Any, bias: Any) -> Any:
+        output = ring_attention(q, k, v, bias=bias, mask=mask, mesh=mesh, axis="keys")
+        return (output * weights).sum(), output
+
+    found, output = jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True)(*arrays, bias)
+    everything = [*found[:3], output, *jax.tree.leaves(found[3])]
+    gather = jax.jit(lambda tree: tree, out_shardings=whole)
+    *first, output, w1, b1, w2, b2, qp, vp = [np.asarray(one.addressable_data(0)) for one in gather(everything)]
+    check(case, output, None, "float64")
+    compare(case, [*first, w1, b1, w2, b2, qp, vp])
+
+
+def joined(rank: int, world: int, file: str) -> Any:
+    torch, dist = importlib.import_module("torch"), importlib.import_module("torch.distributed")
+    torch.set_num_threads(1)
+    timeout = datetime.timedelta(seconds=TIMEOUT)
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world, timeout=timeout)
+    return importlib.import_module("ia_core.backends.torch_ring").ring_attention
+
+
+def part_of(case: Case, rank: int, world: int) -> tuple[Case, list[Any]]:
+    """A rank's part, of uneven size and for the last rank without any key, and where it lies in what is differentiated."""
+    edges = [round(M * (rank / world) ** 1.5) for rank in range(world)] + [M]
+    columns = [*(round(N * rank / max(1, world - 1)) for rank in range(world)), N]
+    rows, keys = slice(edges[rank], edges[rank + 1]), slice(columns[rank], columns[rank + 1])
+    mask = None if case.mask is None else case.mask[..., rows, :]
+    bias, of_bias = case.bias, []
+    if isinstance(bias, PositionBias):
+        bias = bias._replace(
+            query_positions=bias.query_positions[..., rows], value_positions=bias.value_positions[..., keys]
+        )
+        of_bias = [None] * len(bias.f) + [(..., rows), (..., keys)]
+    elif bias is not None:
+        split = bias.ndim > 1 and bias.shape[-2] != 1
+        bias, of_bias = (bias[..., rows, :], [(..., rows, slice(None))]) if split else (bias, [None])
+    q, k, v = case.query[..., rows, :], case.key[..., keys, :], case.value[..., keys, :]
+    places = [(..., rows, slice(None)), *[(..., keys, slice(None))] * 2, *of_bias]
+    return case._replace(query=q, key=k, value=v, bias=bias, mask=mask), places
+
+
+def of_one_rank(rank: int, world: int, file: str) -> None:
+    """Forward, gradients and errors of the ring in PyTorch."""
+    ring_attention = joined(rank, world, file)
+    torch, dist = importlib.import_module("torch"), importlib.import_module("torch.distributed")
+    for name in ("mlp", "dense", "none", "row"):
+        case = case_with(name, masked=True, M=M, N=N)
+        mine, places = part_of(case, rank, world)
+        cotangent = cotangent_of(case)
+        arrays = given(TORCH, mine)
+        output, lse = ring_attention(*arrays[:3], **arrays.keywords, return_lse=True)
+        everyone: list[Any] = [None] * world
+        dist.all_gather_object(everyone, (output.numpy(), lse.numpy()))
+        check(
+            case,
+            np.concatenate([o for o, _ in everyone], -2),
+            np.concatenate([one for _, one in everyone], -1),
+            "float64",
+        )
+        found = gradients(ring_attention, TORCH, mine, cotangent[places[0]])
+        wanted = gradients(ia_core.indirect_attention, TORCH, case, cotangent)
+        for gradient, reference, bound, place in zip(found, wanted, bounds(case, cotangent), places, strict=True):
+            if place is None:  # every rank has it, and what its own queries contribute
+                gradient = torch.from_numpy(np.array(gradient))
+                dist.all_reduce(gradient)
+                gradient, place = gradient.numpy(), ...
+            assert (np.abs(gradient - reference[place]) <= bound[place]).all()
+    errors(ring_attention, rank, world)
+    dist.destroy_process_group()
+    print("done")
+
+
+def errors(ring_attention: Any, rank: int, world: int) -> None:
+    """What one rank does wrongly is refused on all; a second derivative is refused."""
+    torch = importlib.import_module("torch")
+    q = torch.ones(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    first = torch.autograd.grad(ring_attention(q, q, q).sum(), q, create_graph=True)[0]
+    refused(
+        "trying to differentiate twice: ring_attention has first derivatives only", first.sum().backward, RuntimeError
+    )
+    last = rank == world - 1
+    refused("must have the last axis D = 3 of query", lambda: ring_attention(q, q[..., :2] if last else q, q))
+    refused("[IA-X-12]", lambda: ring_attention(q, q, q, mask=torch.ones(4, 5, dtype=torch.bool) if last else None))
+    refused("ranks must agree in dtype; ", lambda: ring_attention(*[q.float() if last else q] * 3))
+    refused("[IA-X-25]", lambda: ring_attention(q, q[:1] if last else q, q[:1] if last else q))
+
+
+def refused(text: str, call: Any, kind: type[Exception] = ValueError) -> None:
+    try:
+        call()
+    except kind as error:
+        assert text in str(error), error
+    else:
+        raise AssertionError(f"nothing said {text}")
+
+
+def until_one_dies(rank: int, world: int, file: str) -> None:
+    """One rank is killed in a run of calls; the others say so within the timeout."""
+    ring_attention = joined(rank, world, file)
+    torch = importlib.import_module("torch")
+    q = torch.ones(2, 64, 8)
+    for number in range(10**6):
+        if rank == 1 and number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        began = time.monotonic()
+        try:
+            output = ring_attention(q, q, q)
+        except RuntimeError as error:
+            assert time.monotonic() - began < TIMEOUT + 5, "it took longer than the timeout"
+            print(f"refused: {error}")
+            return
+        assert torch.equal(output, q)
+
+
+if __name__ == "__main__":
+    {
+        "jax": lambda: on_eight_devices(),
+        "jax-process": lambda: of_two_processes(int(sys.argv[2]), sys.argv[3]),
+        "torch": lambda: of_one_rank(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]),
+        "torch-dies": lambda: until_one_dies(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]),
+    }[sys.argv[1]]()
