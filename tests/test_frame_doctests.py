@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"ia_core": "ia_core", "backends": "ia_core.backends", "conformance": "ia_core.conformance"}
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-OPTIONAL = ("cupy", "equinox", "flax")  # frameworks that the test environment need not have
+OPTIONAL = ("cubed", "cupy", "dask", "equinox", "flax")  # frameworks that the test environment need not have
 
 
 def modules() -> list[str]:
