@@ -14,11 +14,14 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from ia_core._sweep import Submit, UnitError
+
 from ._libraries import has_device
 from ._process import Limits
 from ._progress import progress
 from ._recipe import Recipe, catalogue, words
 from ._report import check_paths, print_report, summary, write_badge, write_html, write_json, write_markdown
+from ._sweep_units import swept
 from ._targets import Options, select_clauses
 from ._worker import can_isolate
 from ._xfails import read_xfails
@@ -28,16 +31,23 @@ from .plugin import ConformanceRun
 __all__ = ["catalogue", "conform"]
 
 
-def conform(options: argparse.Namespace, fast: Callable[..., Any], versions: dict[str, str]) -> int:
-    """Judge what the options name; the exit status of the command."""
+def conform(
+    options: argparse.Namespace, fast: Callable[..., Any], versions: dict[str, str], submit: Submit | None = None
+) -> int:
+    """Judge what the options name; the exit status of the command. ``submit`` runs units elsewhere."""
     try:
-        run = _run_of(options, fast)
+        recipes = _recipes_of(options, fast)
+        run = _run_of(options, recipes)
     except (OSError, TypeError, ValueError) as error:
         print(f"ia-core: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ia-core: interrupted before the first verdict", file=sys.stderr)
         return 130
+    if options.workers or options.keep or submit:
+        status = _sweep(run, recipes, fast, versions, options, submit)
+        if status:
+            return status
     status = _judge(run, options.junit)
     complete = len(run.verdicts) == run.total
     console = Console()
@@ -65,18 +75,29 @@ def _write(options: argparse.Namespace, run: ConformanceRun, versions: dict[str,
             write(path, data, run.verdicts)
 
 
-def _run_of(options: argparse.Namespace, fast: Callable[..., Any]) -> ConformanceRun:
+def _recipes_of(options: argparse.Namespace, fast: Callable[..., Any]) -> list[Recipe]:
     check_paths({f"--{name}": getattr(options, name) for name in ("html", "json", "junit", "markdown", "badge")})
     supports = words(options.supports)
     said = Options(options.library, options.layout, words(options.dtypes), supports, options.device)
     xfails = read_xfails(options.xfails) if options.xfails else {}
     if options.xfails and len(options.targets) != 1:
         raise ValueError(f"`--xfails` needs one target, whose failures it lists; got {len(options.targets)} [IA-X-21]")
+    targets = options.targets or everything(fast, options.device)
+    return [Recipe(target, said, partial(catalogue, fast), deviations=xfails) for target in targets]
+
+
+def _run_of(options: argparse.Namespace, recipes: list[Recipe]) -> ConformanceRun:
+    elsewhere = options.workers or options.keep or options.dask
+    if elsewhere and options.in_process:
+        raise ValueError("`--in-process` judges here, and takes no `--workers`, `--dask` or `--keep` [IA-X-26]")
+    if options.workers and options.dask:
+        raise ValueError("give `--workers` or `--dask`, not both [IA-X-26]")
+    if options.workers is not None and options.workers < 1:
+        raise ValueError(f"`--workers` must be at least 1; got {options.workers} [IA-X-26]")
     if options.save:
         Path(options.save).mkdir(parents=True, exist_ok=True)
-    targets = options.targets or everything(fast, options.device)
     return ConformanceRun(
-        [Recipe(target, said, partial(catalogue, fast), deviations=xfails) for target in targets],
+        recipes,
         select_clauses(options.clause),
         profile=options.profile,
         seed=options.seed,
@@ -84,6 +105,29 @@ def _run_of(options: argparse.Namespace, fast: Callable[..., Any]) -> Conformanc
         limits=Limits.of(options.profile, options.timeout, options.memory),
         save=options.save,
     )
+
+
+def _sweep(
+    run: ConformanceRun,
+    recipes: list[Recipe],
+    fast: Callable[..., Any],
+    versions: dict[str, str],
+    options: argparse.Namespace,
+    submit: Submit | None,
+) -> int:
+    """Find all verdicts in other processes; an exit status if that came to nothing, else 0."""
+    where: dict[str, Any] = {"workers": options.workers or 1, "keep": options.keep, "submit": submit}
+    kept = f"what is finished is kept in {options.keep}" if options.keep else "`--keep DIR` keeps what is finished"
+    try:
+        with progress(run.total) as tell:
+            run.known = swept(run, recipes, fast, versions, **where, tell=tell)
+    except KeyboardInterrupt:
+        print(f"ia-core: interrupted; {kept}", file=sys.stderr)
+        return 130
+    except (OSError, UnitError) as error:
+        print(f"ia-core: {error}; {kept}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def everything(fast: Callable[..., Any], device: str | None) -> list[str]:
@@ -103,6 +147,8 @@ def _judge(run: ConformanceRun, junit: str | None) -> int:
     arguments = ["--pyargs", "ia_core.conformance.suite", "-p", "ia_core.conformance.plugin", "--noconftest"]
     arguments += ["-p", "no:terminal", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", os.getcwd()]
     arguments += [f"--junitxml={os.path.abspath(junit)}"] if junit else []
+    if run.known:  # all verdicts are there, and were told of
+        return int(pytest.main(arguments, plugins=[run]))
     with progress(run.total) as run.on_verdict:
         return int(pytest.main(arguments, plugins=[run]))
 

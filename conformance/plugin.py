@@ -75,6 +75,8 @@ class ConformanceRun:
         self.save, self.on_verdict = save, on_verdict
         self.verdicts: list[Verdict] = []
         self.items: list[tuple[Implementation, Clause, str]] = []
+        # Verdicts that were found elsewhere, by implementation (its id), label and dtype.
+        self.known: dict[tuple[int, str, str], Verdict] = {}
         self._workers: dict[int, Worker] = {}
         self._now: Worker | None = None
         self.default = self.add(implementations)
@@ -117,6 +119,9 @@ class ConformanceRun:
     def judge(self, implementation: Implementation, clause: Clause, dtype: str) -> Verdict:
         """Judge and remember."""
         worker = self._workers[id(implementation)]
+        found = self.known.get((id(implementation), clause.label, dtype))
+        if found is not None:
+            return self._remember(found, implementation)
         if self._now is not None and self._now is not worker:
             self._now.close()
         self._now = worker
@@ -124,6 +129,10 @@ class ConformanceRun:
         verdict = dataclasses.replace(verdict, implementation=self._names()[id(implementation)])
         if self.save is not None and verdict.bad and (verdict.failing is not None or worker.drawn is not None):
             self._save(self.save, verdict, worker.drawn, implementation)
+        return self._remember(verdict, implementation)
+
+    def _remember(self, verdict: Verdict, implementation: Implementation) -> Verdict:
+        verdict = dataclasses.replace(verdict, implementation=self._names()[id(implementation)])
         self.verdicts.append(verdict)
         self.on_verdict(verdict)
         return verdict

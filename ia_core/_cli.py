@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--markdown", metavar="F", help="write a table for a README")
     add("--badge", metavar="F", help="write an SVG badge")
     _add_self_test(conform)
+    _add_sweep(conform, "processes that judge side by side; of a self-test by default one for each processor")
     conform.set_defaults(run=_conform)
     replay = commands.add_parser(
         "replay",
@@ -84,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_limits(replay)
     replay.set_defaults(run=_replay)
     _add_vectors(commands)
-    _noise_command.add_parser(commands)
+    noise = _noise_command.add_parser(commands)
+    _add_sweep(noise, "of --simulate: processes side by side, one for each of WEIGHTS")
+    noise.set_defaults(run=_noise)
     info = commands.add_parser("info", help="show libraries, versions, devices and built-in targets")
     info.set_defaults(run=_info)
     return parser
@@ -116,7 +119,6 @@ def _add_self_test(parser: argparse.ArgumentParser) -> None:
         "(matrix, the default), or those a bug is filed under, and the rest for what survives them (named)",
     )
     add("--seeds", type=int, default=1, metavar="K", help="of a self-test: so many seeds from --seed on (default: 1)")
-    add("--workers", type=int, metavar="N", help="of a self-test: processes (default: one for each processor)")
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +126,36 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     add("--timeout", type=float, metavar="S", help="seconds for a clause in a dtype (default: 120, in full 600)")
     add("--memory", type=float, metavar="GIB", help="memory it may use (default: 8 GiB, at most 3/4 of the machine's)")
     add("--in-process", action="store_true", help="judge in this process, which a crash then ends: for debuggers")
+
+
+def _add_sweep(parser: argparse.ArgumentParser, workers: str) -> None:
+    add = parser.add_argument
+    add("--workers", type=int, metavar="N", help=workers)
+    add("--dask", metavar="tcp://...", help="run on the cluster of this dask.distributed scheduler")
+    add("--keep", metavar="DIR", help="keep what is finished there, and go on from what is there")
+
+
+def _submit(options: argparse.Namespace) -> Any:
+    """What runs units on a cluster, if one is named.
+
+    Raises
+    ------
+    ImportError
+        Without dask.distributed.
+    """
+    if not options.dask:
+        return None
+    from .backends._dask_sweep import on_cluster
+
+    return on_cluster(options.dask)
+
+
+def _noise(options: argparse.Namespace) -> int:
+    try:
+        return _noise_command.run(options, _submit(options))
+    except ImportError as error:
+        print(f"ia-core: `--dask` needs the extra: pip install 'indirect-attention[dask]' ({error})", file=sys.stderr)
+        return 2
 
 
 def _conform(options: argparse.Namespace) -> int:
@@ -136,7 +168,12 @@ def _conform(options: argparse.Namespace) -> int:
     from .backends import indirect_attention
     from .conformance._command import conform
 
-    return conform(options, indirect_attention, _versions())
+    try:
+        submit = _submit(options)
+    except ImportError as error:
+        print(f"ia-core: `--dask` needs the extra: pip install 'indirect-attention[dask]' ({error})", file=sys.stderr)
+        return 2
+    return conform(options, indirect_attention, _versions(), submit)
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from . import noise, simulate
+from ._sweep import Submit, Unit, UnitError, code_digest, sweep
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_parser", "run", "simulate_unit"]
 
 # column -> what it is
 COLUMNS = {
@@ -28,9 +29,9 @@ COLUMNS = {
 }
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Any) -> argparse.ArgumentParser:
     """The subcommand and its options."""
-    parser = commands.add_parser(
+    parser: argparse.ArgumentParser = commands.add_parser(
         "noise",
         help="thresholds of noise and misalignment for given attention weights",
         description="For attention weights, the noise level at which the output is half noise, and what values of "
@@ -55,11 +56,11 @@ def add_parser(commands: Any) -> None:
     add("--simulate", type=float, nargs="?", const=0.01, metavar="P", help="measure SNR too, to this precision (0.01)")
     add("--json", metavar="F", help="write everything as JSON")
     add("--figure", metavar="F", help="draw sigma* against n_eff, .svg, .png or .pdf (needs matplotlib)")
-    parser.set_defaults(run=run)
+    return parser
 
 
-def run(options: argparse.Namespace) -> int:
-    """Print the table; the exit status of the command."""
+def run(options: argparse.Namespace, submit: Submit | None = None) -> int:
+    """Print the table; the exit status of the command. ``submit`` runs simulations elsewhere."""
     try:
         if options.heads < 1 or options.tokens < 1:
             raise ValueError("`--heads` and `--tokens` must be at least 1")
@@ -70,13 +71,21 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(f"`--seed` must not be negative; got {options.seed}")
         if options.dim < 1 or options.dim % options.heads:
             raise ValueError(f"`--dim` must be a multiple of {options.heads} heads; got {options.dim}")
-        rows = [row for name in options.weights for row in _rows_of(name, _weights(name, options), options)]
+        weights = {name: _weights(name, options) for name in options.weights}
+        found = _simulated(weights, options, submit) if options.simulate and options.sigma else {}
+        rows = [row for name in options.weights for row in _rows_of(name, weights[name], options, found.get(name))]
         _print(rows, options)
         if options.json:
             facts = {name: value for name, value in vars(options).items() if name != "run"}
             _write(options.json, json.dumps({"options": facts, "rows": rows}, indent=1) + "\n")
         if options.figure:
             _draw(rows, options.figure)
+    except UnitError as error:
+        print(f"ia-core: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ia-core: interrupted; `--keep DIR` keeps what is finished", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"ia-core: {error}", file=sys.stderr)
         return 2
@@ -115,7 +124,9 @@ def _weights(name: str, options: argparse.Namespace) -> Any:
     return found.reshape((1,) * (3 - found.ndim) + found.shape)
 
 
-def _rows_of(name: str, weights: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
+def _rows_of(
+    name: str, weights: Any, options: argparse.Namespace, found: dict[str, Any] | None
+) -> list[dict[str, Any]]:
     """One row for each query, of all heads together."""
     d = options.dim
     mean = np.full(d, options.mean)
@@ -139,14 +150,54 @@ def _rows_of(name: str, weights: Any, options: argparse.Namespace) -> list[dict[
         {"weights": name if M == 1 else f"{name}[{m}]", **{c: float(values[m]) for c, values in columns.items()}}
         for m in range(M)
     ]
-    if options.simulate and options.sigma:
-        sampler = simulate.multi_head_snr(weights, options.sigma, mean=mean)
-        found = simulate.run(sampler, precision=options.simulate, seed=options.seed, progress=True)
-        for row, measured, error in zip(rows, found.mean, found.standard_error, strict=True):
-            row |= {"SNR measured": float(measured), "standard error": float(error)}
-        if not found.complete:
-            print(f"ia-core: {name}: interrupted at a precision of {found.precision:.2g}", file=sys.stderr)
+    if found is not None:
+        for row, measured, error in zip(rows, found["mean"], found["standard_error"], strict=True):
+            row |= {"SNR measured": measured, "standard error": error}
+        if not found["complete"]:
+            print(f"ia-core: {name}: interrupted at a precision of {found['precision']:.2g}", file=sys.stderr)
     return rows
+
+
+def _simulated(
+    weights: dict[str, Any], options: argparse.Namespace, submit: Submit | None
+) -> dict[str, dict[str, Any]]:
+    """The SNR of each weights by simulation: here, in processes, or elsewhere."""
+    asked = {
+        name: {
+            "weights": array.tolist(),
+            "dtype": array.dtype.name,
+            "sigma": options.sigma,
+            "dim": options.dim,
+            "mean": options.mean,
+            "precision": options.simulate,
+            "seed": options.seed,
+        }
+        for name, array in weights.items()
+    }
+    if not (options.workers or options.keep or submit):
+        return {name: simulate_unit(**arguments, progress=True) for name, arguments in asked.items()}
+    content = code_digest(also=np.__version__)
+    units = [Unit(f"{__name__}:simulate_unit", arguments, content) for arguments in asked.values()]
+    workers = 1 if options.workers is None else options.workers
+    return dict(zip(asked, sweep(units, workers=workers, keep=options.keep, submit=submit), strict=True))
+
+
+def simulate_unit(
+    *,
+    weights: Any,
+    dtype: str,
+    sigma: float,
+    dim: int,
+    mean: float,
+    precision: float,
+    seed: int,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """One simulation of the SNR, as plain data."""
+    sampler = simulate.multi_head_snr(np.asarray(weights, dtype), sigma, mean=np.full(dim, mean))
+    found = simulate.run(sampler, precision=precision, seed=seed, progress=progress)
+    numbers = {"mean": found.mean.tolist(), "standard_error": found.standard_error.tolist()}
+    return numbers | {"complete": found.complete, "precision": found.precision}
 
 
 def _print(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:

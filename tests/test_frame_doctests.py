@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"ia_core": "ia_core", "backends": "ia_core.backends", "conformance": "ia_core.conformance"}
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-OPTIONAL = ("cubed", "cupy", "dask", "equinox", "flax")  # frameworks that the test environment need not have
+# Frameworks that the test environment need not have.
+OPTIONAL = ("cubed", "cupy", "dask", "distributed", "equinox", "flax")
 
 
 def modules() -> list[str]:

@@ -35,6 +35,7 @@ FRAMEWORK_FILES = {
     "_cubed": {"cubed"},
     "_cupy": {"cupy"},
     "_dask": {"dask"},
+    "_dask_sweep": {"distributed"},
     "_jax": {"jax"},
     "_jax_modules": {"jax", "numpy"},
     "_jax_native": {"jax"},
