@@ -21,6 +21,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullLocator
 
 INK, PALE = "#010203", "#040506"  # stand for colours of the theme, and are drawn by nothing else
 THEMED = {INK: "var(--color-foreground-primary, #222)", PALE: "var(--color-background-border, #ccc)"}
@@ -101,6 +102,15 @@ def dots(axes: Any, x: Any, found: Any, label: str = "", series: int = 0) -> Non
 def level(axes: Any, y: float, label: str = "") -> None:
     """A level to compare with, such as SNR = 1."""
     axes.axhline(y, color=INK, lw=1, ls=(0, (4, 3)), label=label, zorder=1)
+
+
+def logarithmic(axes: Any, *, x: Any = None, y: Any = None) -> None:
+    """Make an axis logarithmic, with plain numbers at these places and no marks between."""
+    for name, axis, places in (("x", axes.xaxis, x), ("y", axes.yaxis, y)):
+        if places is not None:
+            axes.set(**{f"{name}scale": "log"})
+            axis.set_ticks(places, [f"{place:g}" for place in places])
+            axis.set_minor_locator(NullLocator())
 
 
 def heat(axes: Any, values: Any, *, title: str = "", low: float | None = None, high: float | None = None) -> Any:
