@@ -104,6 +104,18 @@ def test_content_alone_reads_the_other_letters_and_a_bias_repairs_it() -> None:
     assert alignment.respond({**ALIGNMENT, "knots": knots.tolist()})["values"]["right"] == 7
 
 
+def test_what_the_page_says_of_one_knot_and_of_a_word_written_backwards() -> None:
+    knots = np.where(alignment.OFFSETS == 2, 6.0, 0.0)
+    assert alignment.respond({**ALIGNMENT, "knots": knots.tolist()})["values"]["right"] == 5
+    backwards = {**ALIGNMENT, "y": "DENGILA", "shift": 0, "content": 0.0}
+    learnt = alignment.learn({**backwards, "steps": 200})["knots"]
+    assert alignment.respond({**backwards, "knots": learnt})["values"]["right"] < 7
+    scene = alignment.scene_of(backwards)
+    reads = [scene.y.index(letter) - i for i, letter in enumerate(scene.x)]
+    assert reads[1:3] == [4, 2]  # query 2 needs f(4) > f(2), query 3 the contrary
+    assert {2, 4} <= set(scene.relative[1].tolist()) & set(scene.relative[2].tolist())
+
+
 @pytest.mark.parametrize("shift", [1, 2, 5])
 def test_learning_finds_the_offset(shift: int) -> None:
     state = {**ALIGNMENT, "shift": shift}
