@@ -46,7 +46,7 @@ from .._convolution import conv2d, group_norm, init_conv, relu
 from .._positions import detached, start_alike
 from ._backbone import GRID, WIDTH, Backbone
 
-__all__ = ["CELLS", "Detector", "Layer", "corners", "decode", "detect", "init_detector"]
+__all__ = ["CELLS", "Detector", "Layer", "corners", "decode", "detect", "init_detector", "pixel_centres"]
 
 HEADS, LAYERS, CELLS, HIDDEN = 4, 2, 4, 32  # CELLS x CELLS object queries
 START = 0.28  # of the side: a box before the first refinement
@@ -136,7 +136,7 @@ def detect(params: Detector, target: Any, query: Any, options: Any) -> list[tupl
     pooled = xp.reshape(xp.mean(cells, axis=(2, 4)), (-1, CELLS * CELLS, WIDTH))
     hidden = params.embedding + linear(params.query_content, pooled)
     places = linear(params.query_places, xp.asarray(_waves(CELLS).tolist(), **where))
-    grid = Grid(*(((xp.arange(GRID, **where) + 0.5) / GRID,) * 2))
+    grid = pixel_centres(target, GRID)
     found = []
     for layer in params.layers:
         hidden, boxes, score = decode(layer, hidden, places, asked, values, detached(boxes), grid, options.model)
@@ -160,6 +160,13 @@ def decode(
     hidden = hidden + multi_head_attention(layer.attention, normed, keys, values, bias=bias)
     hidden = hidden + feed_forward(layer.feed, layer_norm(layer.feed_norm, hidden))
     return hidden, box_update(layer.box, boxes, hidden), linear(layer.score, hidden)[..., 0]
+
+
+def pixel_centres(like: Any, side: int) -> Grid:
+    """The centres of a square grid of cells, as fractions of the side, in the dtype and place of an array."""
+    xp = array_api_compat.array_namespace(like)
+    lines = (xp.arange(side, dtype=like.dtype, device=array_api_compat.device(like)) + 0.5) / side
+    return Grid(lines, lines)
 
 
 def corners(boxes: Any) -> Any:

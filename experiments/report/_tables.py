@@ -1,0 +1,140 @@
+"""Tables of the page, one function for each experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..synthetic._noise import FRACTIONS, SIGMAS
+from ._statistics import Estimate, Results, estimate
+
+__all__ = ["osod", "retrieval", "speech", "synthetic"]
+
+Row = list[str]
+
+
+def table(head: Row, rows: list[Row]) -> str:
+    """A table in Markdown; nothing where there are no rows."""
+    if not rows:
+        return "*No results are committed.*\n"
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def told(found: Estimate | None, digits: int) -> str:
+    """An estimate, or a dash."""
+    return "–" if found is None else found.text(digits)
+
+
+def accuracy(results: Any) -> float:
+    """Share of right answers on 2,000 instances."""
+    return float(results["accuracy"])
+
+
+def synthetic(results: Results) -> str:
+    """Main results, controls, ablations, tuning, noise."""
+    parts = []
+    for title, prefixes, reference in (
+        ("The three models, sorting", ("sorting: ",), "sorting: naive"),
+        ("The three models, retrieval", ("retrieval: ",), "retrieval: naive"),
+        ("With self-attention in every block", ("sorting, self-attention", "retrieval, self-attention"), ""),
+        ("Parts of indirect attention, sorting", ("sorting, ablation",), "sorting: indirect"),
+        ("Parts of indirect attention, retrieval", ("retrieval, ablation",), "retrieval: indirect"),
+        ("Ten times the data", ("sorting, 10 x", "retrieval, 10 x"), ""),
+        ("Learning rates that were tried, on seeds of their own", ("tuning",), ""),
+    ):
+        names = [name for name in results.records if name.startswith(prefixes)]
+        if reference.endswith("indirect") and reference in results.records:
+            names.insert(0, reference)
+        head = ["variant", "accuracy", "on the first 200", "seeds"]
+        head += [f"paired difference to {reference.split(': ')[1]}"] if reference else []
+        rows = []
+        for name in names:
+            found = results.of(name, accuracy)
+            assert found is not None
+            few = results.of(name, lambda one: one["accuracy_200"])
+            row = [name, found.text(3), told(few, 3), str(found.n)]
+            if reference:
+                gap = results.gap(name, reference, accuracy)
+                row.append("" if name == reference else told(gap, 3))
+            rows.append(row)
+        parts.append(f"### {title}\n\n{table(head, rows)}")
+    return "\n".join([*parts, _noise(results)])
+
+
+def _noise(results: Results) -> str:
+    names = [name for name, found in results.records.items() if _any(found)["options"]["noise"]]
+    head = ["σ", *map("{:g}".format, SIGMAS), "first layer's SNR at σ = 1"]
+    rows = []
+    for name in names:
+        found = [record["results"]["noise"] for record in results.records[name].values()]
+        means = [estimate(one["sigma"][number][1] for one in found).mean for number in range(len(SIGMAS))]
+        snr = estimate(one["first_layer_snr"] for one in found)
+        rows.append([name, *(f"{mean:.3f}" for mean in means), snr.text(2)])
+    moved = []
+    for name in names:
+        found = [record["results"]["noise"] for record in results.records[name].values()]
+        means = [estimate(one["moved"][number][1] for one in found).mean for number in range(len(FRACTIONS))]
+        moved.append([name, *(f"{mean:.3f}" for mean in means)])
+    return (
+        "### Noise on the values\n\n"
+        "Accuracy of the trained models when their values carry noise of standard deviation σ, in units of the value "
+        "source's own per component. P7 places SNR = 1 at σ = 1; the last column is the SNR that the first layer's "
+        "heads really have there, because weights are not one-hot and outputs have a mean.\n\n"
+        f"{table(head, rows)}\n"
+        "Accuracy when a fraction of the values stands at another position than its key says:\n\n"
+        f"{table(['moved', *map('{:g}'.format, FRACTIONS)], moved)}"
+    )
+
+
+def osod(results: Results) -> str:
+    """AP50 and AP75 on seen and unseen classes."""
+    columns: dict[str, Callable[[Any], float]] = {
+        f"{measure} {part}": (lambda one, part=part, measure=measure: one[part][measure])
+        for measure in ("AP50", "AP75")
+        for part in ("seen", "unseen")
+    }
+    return _plain(results, columns, 1)
+
+
+def speech(results: Results) -> str:
+    """Phone onsets within 20 and 50 ms."""
+    columns: dict[str, Callable[[Any], float]] = {
+        "within 20 ms": lambda one: one["tests"]["known voices"]["within_20_ms"],
+        "within 50 ms": lambda one: one["tests"]["known voices"]["within_50_ms"],
+        "unseen voices, 20 ms": lambda one: one["tests"]["unseen voices"]["within_20_ms"],
+        "10 dB, 20 ms": lambda one: one["tests"]["10 dB"]["within_20_ms"],
+        "0 dB, 20 ms": lambda one: one["tests"]["0 dB"]["within_20_ms"],
+        "mean error, ms": lambda one: one["tests"]["known voices"]["mean_error_ms"],
+    }
+    return _plain(results, columns, 1)
+
+
+def retrieval(results: Results) -> str:
+    """Recall at 1 by gap."""
+    columns: dict[str, Callable[[Any], float]] = {
+        f"gap {gap}": (lambda one, gap=gap: one["recall"][gap]["word_at_1"]) for gap in ("0", "3", "6", "9", "12")
+    }
+    return _plain(results, columns, 1)
+
+
+def _plain(results: Results, columns: dict[str, Callable[[Any], float]], digits: int) -> str:
+    rows = []
+    for name, found in results.records.items():
+        draws = len({draw for draw, _ in found})
+        seeds = f"{len(found)} in {draws} draw{'s' if draws > 1 else ''}"
+        rows.append([name, *(told(results.of(name, read), digits) for read in columns.values()), seeds])
+    return table(["variant", *columns, "seeds"], rows)
+
+
+def _any(found: dict[Any, Any]) -> Any:
+    return next(iter(found.values()))
+
+
+def by_draw(results: Results, variant: str, read: Callable[[Any], float]) -> list[float]:
+    """Means of each draw of the data."""
+    found = results.records.get(variant, {})
+    draws = sorted({draw for draw, _ in found})
+    return [float(np.mean([read(one["results"]) for key, one in found.items() if key[0] == draw])) for draw in draws]
