@@ -59,7 +59,8 @@ def _order(results: Results, task: str, natural: str) -> Claim:
     assert over_naive is not None
     wins = results.wins(models[0], models[2], _accuracy)
     evidence = (
-        f"indirect minus cross {first.text(3)}; cross minus naive {second.text(3)}; indirect minus naive {over_naive.text(3)} "
+        f"indirect minus cross {first.text(3)}; cross minus naive {second.text(3)}; "
+        f"indirect minus naive {over_naive.text(3)} "
         f"(above in {wins} seeds)"
     )
     if task == "sorting":
