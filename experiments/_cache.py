@@ -29,7 +29,7 @@ def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
     arrays = make()
     file = io.BytesIO()
     np.savez(file, checksum=np.asarray(checksum(arrays)), **arrays)
-    write_bytes(path, lzma.compress(file.getvalue(), preset=4))
+    write_bytes(path, lzma.compress(file.getvalue(), preset=2))
     return arrays
 
 

@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stack = given.stack if given.stack else None if on_gpu else 1
     try:
         work = [unit for name in names for unit in units(name, given.seeds, stack, quick=given.quick, only=given.only)]
+        work = [unit for unit in work if given.draw in (None, unit.draw)]
         left = [unit for unit in work if given.again or not is_done(folder, unit, given.framework)]
         if given.list:
             for unit in left:
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--stack", type=int, help="seeds trained at once (default: 1, on a GPU all)")
     parser.add_argument("--seconds", type=float, help="start no unit after that long")
     parser.add_argument("--only", default="", help="variants whose name contains this")
+    parser.add_argument("--draw", type=int, help="this draw of the data alone")
     parser.add_argument("--out", help="folder of the results")
     parser.add_argument("--again", action="store_true", help="also what has a result")
     parser.add_argument("--list", action="store_true", help="say what would run")
