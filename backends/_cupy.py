@@ -59,12 +59,13 @@ def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -
 def _lines(call: Call, bias: Any) -> list[Any]:
     """Knots (K,), slopes and intercepts (H, 2 K + 1), positions (B, M) and (B, N), all in float64."""
     f = lines_of(bias)
-    tables = [cupy.ascontiguousarray(cupy.broadcast_to(table, (table.shape[0], call.H)).T) for table in f[1:]]
+    tables = [cupy.broadcast_to(table, (table.shape[0], call.H)).T for table in f[1:]]
     places = []
     for positions in (bias.query_positions, bias.value_positions):
         in_batch = cupy.broadcast_to(positions, (*call.batch, positions.shape[-1]))
         places.append(in_batch.reshape(math.prod(call.batch), -1))
-    return [array.astype(cupy.float64) for array in (f.knots, *tables, *places)]
+    # astype alone keeps the order of strides, and a broadcast array has none.
+    return [cupy.ascontiguousarray(array, dtype=cupy.float64) for array in (f.knots, *tables, *places)]
 
 
 def _over_scores(call: Call, array: Any, rows: int) -> Any:
