@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import html
 import io
+import itertools
 import re
 from typing import Any
 
@@ -133,7 +134,9 @@ def show(drawn: Any, alt: str, *, name: str) -> Picture:
     plt.close(drawn)
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)  # ids are unique in a page
+    given = itertools.count()
+    # Ids are unique in a page, though two colour bars are one image, which matplotlib calls by its content.
+    svg = re.sub(r'\bid="(image)?', lambda found: f'id="{name}-{found[1] + str(next(given)) if found[1] else ""}', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
     for colour, themed in THEMED.items():
         svg = svg.replace(colour, themed)
