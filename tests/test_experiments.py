@@ -1,94 +1,27 @@
-"""The experiments on tiny settings: they run, go on where they were stopped, and train alike under both frameworks."""
+"""The runner on tiny settings: it goes on where it was stopped, and its records say how they were made."""
 
 from __future__ import annotations
 
+import ctypes
 import json
-from collections.abc import Iterator
+import lzma
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from experiments import _cli, _registry
-from experiments._train import Problem, Recipe, rates, trainer
-from experiments._tree import leaves
+from experiments import _cache, _cli, _registry
+from experiments.speech._espeak import Speaker
 from experiments.synthetic import VARIANTS
 from experiments.synthetic import quick as little
-from experiments.synthetic._run import problem, recipe
 
-torch = pytest.importorskip("torch")
-jax = pytest.importorskip("jax")
-
-UNIT = 2.0**-53
-# Longest chain of roundings between a parameter and its gradient: two layers, each with projection, scores,
-# softmax, weighted sum, projection, two norms and a network, some 10 operations on the way out and as many back,
-# every sum over up to 100 terms in some order, which errs by no more than sqrt(100) roundings that are independent.
-CHAIN = 2 * 2 * 10 * 10
+pytest.importorskip("torch")
+pytest.importorskip("optax")
 
 
-@pytest.fixture
-def in_64_bits() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
-
-
-def losses_of(framework: str, task: Problem, how: Recipe, draws: Any, disturb: int | None = None) -> np.ndarray:
-    """Losses of every step in float64; disturbed, each parameter moves by a unit roundoff before every step."""
-    rng = np.random.default_rng(disturb)
-    losses = []
-    training = trainer(framework, "cpu", "float64").train(task, how, [0], every=1, draws=draws)
-    for _, params, loss in training:
-        losses.append(loss[0])
-        if disturb is not None:
-            for leaf in leaves(params):
-                leaf.mul_(torch.as_tensor(1.0 + UNIT * rng.choice([-1.0, 1.0], tuple(leaf.shape))))
-    return np.concatenate(losses)
-
-
-def check_same_losses(task: Problem, how: Recipe, draws: Any) -> None:
-    """The two frameworks' losses differ by no more than their roundings can make of them.
-
-    Each rounding of a step moves a gradient as a move of some parameter by a unit roundoff would, and training
-    carries it on as it carries that. The growth is measured: five runs whose parameters are disturbed by one unit
-    roundoff at every step. The roundings of one step amount to at most CHAIN such moves.
-    """
-    base = losses_of("torch", task, how, draws)
-    away = np.max([abs(losses_of("torch", task, how, draws, seed) - base) for seed in range(5)], axis=0)
-    bound = CHAIN * (np.maximum.accumulate(away) + UNIT * abs(base))
-    difference = abs(losses_of("jax", task, how, draws) - base)
-    assert base[-1] != base[0]
-    assert (difference <= bound).all(), f"{(difference / bound).max():.3g} of the bound"
-    assert bound.max() < 1e-6 * base.max()  # a bound that would let a mistake through is none
-
-
-def tiny(variant: str) -> Any:
-    return little(VARIANTS[variant])._replace(width=8, feed_forward=16, batch=10, epochs=5, bias_hidden=4)
-
-
-@pytest.mark.parametrize("variant", ["sorting: indirect", "retrieval: query-run cross"])
-def test_synthetic_trains_alike_in_torch_and_jax(variant: str, in_64_bits: None) -> None:
-    options = tiny(variant)
-    task, how = problem(options, [0], "float64"), recipe(options)
-    assert how.steps == 50
-
-    def draws(step: int) -> dict[str, np.ndarray]:
-        rng = np.random.default_rng([7, step])
-        return {name: rng.random((1, *shape)) for name, shape in task.draws.items()}
-
-    check_same_losses(task, how, draws)
-
-
-def test_rates_rise_and_fall() -> None:
-    table = rates(Recipe(steps=100, batch=1, rate=2.0, decay=0.0))
-    assert table[0] == pytest.approx(0.2)
-    assert table.argmax() == 9
-    assert (np.diff(table[9:]) < 0).all()
-    assert 0 < table[-1] < 1e-3
-
-
-def run(folder: Path, *more: str) -> int:
-    name = "retrieval: query-run cross"
+def run(folder: Path, *more: str, name: str = "retrieval: query-run cross") -> int:
     return _cli.main(["synthetic", "--quick", "--only", name, "--seeds", "2", "--out", str(folder), *more])
 
 
@@ -118,9 +51,52 @@ def test_a_stopped_run_goes_on_with_the_same_results(tmp_path: Path, capsys: pyt
 
 
 def test_every_record_names_its_options_versions_and_machine(tmp_path: Path) -> None:
-    assert run(tmp_path, "--framework", "jax", "--stack", "2") == 0
+    assert run(tmp_path, "--framework", "jax", "--stack", "2", name="run cross with the bias") == 0
     for record in results(tmp_path).values():
         assert record["options"]["model"] == "query-run"
         assert {"processor", "python", "numpy", "jax", "optax"} <= record["environment"].keys()
         assert record["stack"] == 2
         assert 0 <= record["results"]["accuracy"] <= 1
+
+
+@pytest.mark.parametrize(("name", "only"), [("osod", "zeroed"), ("retrieval", "indirect"), ("speech", "padded")])
+def test_a_little_of_each_experiment_runs(
+    name: str, only: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_cache, "CACHE", tmp_path / "cache")
+    if name == "speech":
+        pytest.importorskip("espeakng_loader")
+    assert _cli.main([name, "--quick", "--only", only, "--out", str(tmp_path / "out")]) == 0
+    (record,) = results(tmp_path / "out").values()
+    assert only in record["variant"]
+
+
+def test_a_damaged_cache_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_cache, "CACHE", tmp_path)
+    made: list[int] = []
+
+    def make() -> dict[str, Any]:
+        made.append(1)
+        return {"numbers": np.arange(1000) + len(made)}
+
+    assert _cache.cached("some", make)["numbers"][0] == 1
+    assert _cache.cached("some", make)["numbers"][0] == 1
+    other = lzma.decompress((tmp_path / "some.npz.xz").read_bytes()).replace(
+        (np.int64(500)).tobytes(), (np.int64(501)).tobytes()
+    )
+    (tmp_path / "some.npz.xz").write_bytes(lzma.compress(other))
+    assert _cache.cached("some", make)["numbers"][0] == 2
+    assert "made again" in capsys.readouterr().out
+
+
+def test_without_espeak_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    monkeypatch.setattr(ctypes, "CDLL", _missing)
+    with pytest.raises(SystemExit, match=r"^eSpeak NG is needed .* pip install espeakng-loader, or apt-get install"):
+        Speaker()
+
+
+def _missing(name: str) -> None:
+    raise OSError(name)

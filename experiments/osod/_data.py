@@ -10,7 +10,7 @@ face                (n, 5)                     typeface
 query               (classes, 12, k, 24, 24)   k images of each class and typeface
 ==================  =========================  ==================================================
 
-A draw chooses the characters, splits them into seen and unseen classes, and draws all images.
+A draw splits the characters into seen and unseen classes, and draws all images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .._pictures import FAMILIES, FONTS, background, font, font_path, paste, pho
 
 __all__ = ["OBJECTS", "QUERY_SIDE", "SIDE", "load"]
 
-SIDE, QUERY_SIDE, OBJECTS, ROTATIONS = 48, 24, 5, 5
+SIDE, QUERY_SIDE, OBJECTS = 48, 24, 5
 ALIKE = 0.88  # correlation of two characters in one typeface beyond which they are one
 CHARACTERS = (
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnqrtuy23456789ΓΔΘΛΞΠΣΦΨΩαβγδεζηθλμξπσφψωБДЖИЛЦЧШЪЫЭЮЯдж"  # noqa: RUF001
@@ -34,17 +34,17 @@ CHARACTERS = (
 
 def load(draw: int, *, quick: bool) -> Arrays:
     """The data of a draw; the first time they are made, which takes a minute."""
-    name, sizes = (f"osod-quick{draw}", (60, 12, 2)) if quick else (f"osod{draw}", (3500, 400, 6))
+    name, sizes = (f"osod-quick{draw}", (60, 12, 2, 1)) if quick else (f"osod{draw}", (3500, 400, 6, 5))
     return cached(name, lambda: _make(draw, *sizes))
 
 
-def _make(draw: int, training: int, testing: int, queries: int) -> Arrays:
+def _make(draw: int, training: int, testing: int, queries: int, rotations: int) -> Arrays:
     rng = np.random.default_rng([draw, 40])
     characters = _distinct()
     order = rng.permutation(len(characters))
     unseen, seen = np.sort(order[: len(order) // 4]), np.sort(order[len(order) // 4 :])
     turned = [
-        [[_render(one, face, rng.uniform(-12.0, 12.0)) for _ in range(ROTATIONS)] for face in FONTS]
+        [[_render(one, face, rng.uniform(-12.0, 12.0)) for _ in range(rotations)] for face in FONTS]
         for one in characters
     ]
     arrays: Arrays = {"characters": np.asarray(characters), "seen": seen, "unseen": unseen}
@@ -62,7 +62,7 @@ def _make(draw: int, training: int, testing: int, queries: int) -> Arrays:
         for number in pool:
             for face in range(len(FONTS)):
                 for k in range(count):
-                    one = turned[number][face][rng.integers(ROTATIONS)]
+                    one = turned[number][face][rng.integers(rotations)]
                     arrays[f"{part}_query"][number, face, k] = _query(rng, one, photographs(test))
     return arrays
 
@@ -124,7 +124,7 @@ def _scene(rng: np.random.Generator, turned: Any, pool: Any, images: list[Any]) 
     for kind in wanted:
         for _ in range(12):
             face = int(rng.integers(len(FONTS)))
-            ink = _sized(turned[kind][face][rng.integers(ROTATIONS)], rng.uniform(11.0, 17.0))
+            ink = _sized(turned[kind][face][rng.integers(len(turned[kind][face]))], rng.uniform(11.0, 17.0))
             rows, columns = ink.shape
             x, y = int(rng.integers(0, SIDE - columns + 1)), int(rng.integers(0, SIDE - rows + 1))
             box = np.asarray([x, y, x + columns, y + rows], np.float32)
