@@ -119,12 +119,12 @@ def plan(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any, num
 
     def along(name: str, array: Any, indices: tuple[str, ...]) -> None:
         own = indices[len(indices) - array.ndim :] if array.ndim <= len(indices) else indices
-        for axis, index in enumerate(own):
-            if index in chunks and array.shape[axis] != 1:
+        for number, index in enumerate(own):
+            if index in chunks and array.shape[number] != 1:
                 whose = "key" if index == "j" else "query"
-                _agree(name, names[index], array.chunks[axis], whose, chunks[index])
+                _agree(name, names[index], array.chunks[number], whose, chunks[index])
             elif index not in chunks:
-                _whole(name, str(axis), array.chunks[axis])
+                _whole(name, str(number), array.chunks[number])
         operands.append((array, own))
 
     if mask is not None:

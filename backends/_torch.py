@@ -73,7 +73,8 @@ def has_own_rules(arrays: dict[str, Any]) -> str | None:
         # Parameters and the tensors of a trace have the second: they leave all to the dispatcher.
         # In here, because torch.compile does not find them equal to what a constant of the module holds.
         plain = (torch.Tensor.__torch_function__, torch._C._disabled_torch_function_impl)
-        if type(array).__torch_function__ not in plain:
+        # Tensors spread over a mesh have no rules of their own there, but their kernels move data.
+        if type(array).__torch_function__ not in plain or getattr(array, "device_mesh", None) is not None:
             return f"`{name}` is a {type(array).__name__}, which may compute in its own way"
     return None
 

@@ -297,6 +297,8 @@ def _columns(array: Any, number: Any, n: int, call: Call) -> Any:
 
 
 def _passed_on(tree: Any, axis: str, devices: int) -> Any:
+    if devices == 1:
+        return tree
     to_next = [(device, (device + 1) % devices) for device in range(devices)]
     return jax.tree.map(lambda array: jax.lax.ppermute(array, axis, to_next), tree)
 

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 __all__ = ["Costs", "Problem", "chunked", "heads", "ring"]
 
-# Rows of a tile of scores in the ring of JAX, and how many arrays of a tile's scores are alive at a time.
-TILE_ROWS, TILE_ARRAYS = 128, 4
+# Rows of a tile of scores in JAX, and how many arrays of a tile's scores are alive at a time: forward, one more with a
+# position bias; with gradients.
+TILE_ROWS, FORWARD_ARRAYS, BACKWARD_ARRAYS = 128, 2, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,29 +80,38 @@ def ring(problem: Problem, devices: int, *, backward: bool = False) -> Costs:
     """
     p, P = problem, devices
     block = (p.of_keys(p.item) + p.N * p.position) / P
-    held = (p.of_queries + p.of_output + p.of_keys(p.item) + p.N * p.position + p.M * p.position) / P
-    tile = TILE_ARRAYS * p.B * p.H * min(TILE_ROWS, p.M // P) * (p.N // P) * p.work
+    held = (p.of_queries + p.of_output + p.of_keys(p.item) + (p.N + p.M) * p.position) / P
     state = p.B * p.H * p.M * (p.Dv + 2) * p.work / P
-    sent, flops, scratch = (P - 1) * block, p.products / P, 2 * block + 2 * state + tile
+    two = 2 if P > 1 else 0  # a block at hand and one on its way; alone a device computes with what it was given
+    sent, flops, scratch = (P - 1) * block, p.products / P, two * block + 2 * state + _tile(p, P, p.N // P, backward)
     if backward:
         gradients = (p.of_keys(p.work) + p.N * p.position) / P
-        sent, flops = (
-            sent + (P - 1) * block + (gradients * P if P > 1 else 0),
-            flops * (1 + (4 * p.D + 3 * p.Dv) / (p.D + p.Dv)),
-        )
-        held += (p.of_queries + p.of_keys(p.item)) / P
-        scratch += 2 * gradients + 2 * state + p.of_queries / P
+        # Of two devices the block's one pass backward is that of forward, and a compiler keeps it.
+        sent += ((P - 1) * block if P > 2 else 0) + (P * gradients if P > 1 else 0)
+        flops *= 1 + (4 * p.D + 3 * p.Dv) / (p.D + p.Dv)
+        held += (p.of_queries + p.of_keys(p.item) - p.of_output) / P
+        scratch += 3 * gradients + 2 * state + p.of_queries / P
     return Costs(flops, sent, held, scratch)
 
 
-def heads(problem: Problem, devices: int) -> Costs:
+def _tile(p: Problem, split_rows: int, columns: int, backward: bool, split_heads: int = 1) -> float:
+    """Bytes of the tiles of scores that are alive together."""
+    arrays = BACKWARD_ARRAYS if backward else FORWARD_ARRAYS + (1 if p.position else 0)
+    return arrays * p.B * p.H // split_heads * min(TILE_ROWS, p.M // split_rows) * columns * p.work
+
+
+def heads(problem: Problem, devices: int, *, backward: bool = False) -> Costs:
     """Heads sharded: nothing travels, and every device holds whole sequences of its heads."""
     p, P = problem, devices
     if p.Hk % P:
         raise ValueError(f"{p.Hk} key heads cannot be split over {P} devices")
     held = (p.of_queries + p.of_output + p.of_keys(p.item)) / P + (p.M + p.N) * p.position
-    tile = TILE_ARRAYS * p.B * p.H // P * min(TILE_ROWS, p.M) * p.N * p.work
-    return Costs(p.products / P, 0.0, held, tile)
+    scratch = _tile(p, 1, p.N, backward, P) + p.B * p.H * p.M * (p.Dv + 1) * p.work / P
+    flops = p.products / P
+    if backward:  # scores once more, and four products
+        flops *= (4 * p.D + 3 * p.Dv) / (p.D + p.Dv)
+        held += (p.of_queries + p.of_keys(p.item) - p.of_output) / P
+    return Costs(flops, 0.0, held, scratch)
 
 
 def chunked(problem: Problem, devices: int, m: int, n: int) -> Costs:
@@ -114,4 +124,4 @@ def chunked(problem: Problem, devices: int, m: int, n: int) -> Costs:
     pairs = -(-p.M // m) * -(-p.N // n)
     pair = p.of_queries * m / p.M + p.of_keys(p.item) * n / p.N + (m + n) * p.position
     state = p.B * p.H * m * (p.Dv + 2) * p.work
-    return Costs(p.products / P, pairs * (pair + 2 * state) / P, pair + state, p.B * p.H * 8 * min(2**19, m * n))
+    return Costs(p.products / P, pairs * (pair + 2 * state) / P, pair + state, 8 * min(2**19, p.B * p.H * m * n))

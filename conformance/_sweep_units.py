@@ -81,7 +81,8 @@ def judge_unit(
     if about not in _RUNS:
         module, _, name = fast.partition(":")
         function = getattr(importlib.import_module(module), name)
-        said = Options(**{n: tuple(v) if isinstance(v, list) else v for n, v in options.items()})
+        given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in options.items()}
+        said = Options(**given)
         recipe = Recipe(target, said, partial(catalogue, function), deviations=deviations)
         _close(threading.get_ident())
         _RUNS[about] = ConformanceRun([recipe], [], profile=profile, seed=seed, limits=Limits(**limits), save=save)

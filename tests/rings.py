@@ -14,6 +14,7 @@ import numpy as np
 
 import ia_core
 from ia_core import PositionBias
+from ia_core.backends import indirect_attention
 
 from .test_backends_bounds import LIBRARIES, Case, check, given
 from .test_backends_gradients import TORCH, bounds, case_with, gradients
@@ -145,8 +146,35 @@ def of_one_rank(rank: int, world: int, file: str) -> None:
                 gradient, place = gradient.numpy(), ...
             assert (np.abs(gradient - reference[place]) <= bound[place]).all()
     errors(ring_attention, rank, world)
+    if world == 4:
+        over_a_mesh(world)
     dist.destroy_process_group()
     print("done")
+
+
+def over_a_mesh(world: int) -> None:
+    """DTensors that are split along heads or the batch stay so, and have the specification's numbers and gradients."""
+    torch = importlib.import_module("torch")
+    tensor = importlib.import_module("torch.distributed.tensor")
+    mesh = importlib.import_module("torch.distributed.device_mesh").init_device_mesh("cpu", (world,))
+    case = case_with("dense", masked=True, M=M, N=N)
+    case = case._replace(key=np.repeat(case.key, 2, 1), value=np.repeat(case.value, 2, 1))
+    for axis in (1, 0):
+        whole = [array.requires_grad_() for array in given(TORCH, case)[:4]]
+        split, every = [tensor.Shard(axis)], [tensor.Replicate()]
+        spread = [tensor.distribute_tensor(array.detach(), mesh, split).requires_grad_() for array in whole]
+        mask = tensor.distribute_tensor(torch.from_numpy(case.mask), mesh, every)
+        output = indirect_attention(*spread[:3], bias=spread[3], mask=mask)
+        assert tuple(output.placements) == tuple(split)
+        wanted = ia_core.indirect_attention(*whole[:3], bias=whole[3], mask=torch.from_numpy(case.mask))
+        check(clean(case), output.full_tensor().detach().numpy(), None, "float64")
+        (output * output).sum().backward()
+        (wanted * wanted).sum().backward()
+        for one, other in zip(spread, whole, strict=True):
+            assert tuple(one.grad.placements) == tuple(split)
+            # The same operations on parts: what differs is the order of sums over at most M or N terms.
+            allowed = 2 * (M + N) * 2.0**-53 * other.grad.abs().max() * (M + N)
+            assert (one.grad.full_tensor() - other.grad).abs().max() <= allowed
 
 
 def errors(ring_attention: Any, rank: int, world: int) -> None:
