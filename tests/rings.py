@@ -219,7 +219,7 @@ def until_one_dies(rank: int, world: int, file: str) -> None:
             assert time.monotonic() - began < TIMEOUT + 5, "it took longer than the timeout"
             print(f"refused: {error}")
             return
-        assert torch.equal(output, q)
+        assert (output - 1).abs().max() <= 2 * 192 * 2.0**-24  # a mean of 192 ones
 
 
 if __name__ == "__main__":
