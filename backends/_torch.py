@@ -82,7 +82,9 @@ def has_own_rules(arrays: dict[str, Any]) -> str | None:
 def own_precision(array: Any) -> AbstractContextManager[Any]:
     """Keep autocast from computing in halves what the specification computes in float32."""
     kind = array.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    # torch.compile of PyTorch 2.11 cannot ask.
+    known = kind in ("cpu", "cuda") or torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if known else nullcontext()
 
 
 def plain(query: Any, key: Any, value: Any, scale: float | None) -> Any:
