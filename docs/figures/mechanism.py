@@ -139,9 +139,9 @@ def draw(shown: Example) -> Figure:
     for axes, part in ((content, shown.content), (position, shown.bias), (score, total)):
         heat_map(axes, part, "RdBu_r", -top, top, "white")  # one scale, so that the eye can add
     heat_map(weight, shown.weights, "Greys", 0.0, 1.0, "#e6e8eb")
-    heading(content, "content", r"$q_i \cdot k_j\,/\,\sqrt{d}$", "keys from sequence X")
-    heading(position, "position", r"$f(P_{ij}),\quad P_{ij} = j - i$", "learned function of the offset")
-    heading(score, "score", r"$s_{ij}$", "content + position")
+    heading(content, "content score", r"$q_i \cdot k_j\,/\,\sqrt{d_h}$", "keys from sequence X")
+    heading(position, "bias", r"$f(P_{ij}),\quad P_{ij} = j - i$", "learned function of the offset")
+    heading(score, "score", r"$s_{ij}$", "content score + bias")
     heading(weight, "weight", r"$\alpha_{ij} = \mathrm{softmax}_j(s_{ij})$", "values from sequence Y")
     tokens(content, "k", np.tile([0.79, 0.84, 0.92], (N, 1)))
     tokens(weight, "v", shown.value)
