@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import html
 import io
-import itertools
 import re
 from typing import Any
 
@@ -134,9 +133,9 @@ def show(drawn: Any, alt: str, *, name: str) -> Picture:
     plt.close(drawn)
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    given = itertools.count()
-    # Ids are unique in a page, though two colour bars are one image, which matplotlib calls by its content.
-    svg = re.sub(r'\bid="(image)?', lambda found: f'id="{name}-{found[1] + str(next(given)) if found[1] else ""}', svg)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg))
+    # Ids are unique in a page: what nothing refers to has none, the others have the figure's name in them.
+    svg = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
     for colour, themed in THEMED.items():
         svg = svg.replace(colour, themed)

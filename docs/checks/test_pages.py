@@ -128,7 +128,7 @@ def test_page_opens_without_an_error_and_asks_nobody_else(views: dict[str, View]
 
 @pytest.mark.parametrize("name", list(VIEWS))
 @pytest.mark.parametrize("address", SHOWN)
-def test_axe_finds_no_serious_fault(views: dict[str, View], site: str, address: str, name: str) -> None:
+def test_page_fits_the_screen_and_axe_finds_no_serious_fault(views: dict[str, View], site: str, address: str, name: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     tab, _ = views[name]
     tab.goto(f"{site}/{address}")
@@ -136,9 +136,11 @@ def test_axe_finds_no_serious_fault(views: dict[str, View], site: str, address: 
     folder.mkdir(parents=True, exist_ok=True)
     tab.screenshot(path=folder / (address.replace("/", "-").removesuffix(".html") + ".png"), full_page=True)
     wider = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wider <= 0, f"{address} is {wider} pixels wider than the screen"
+    if name == "desktop":
+        return  # what axe sees of it, it sees on the phone, and the colours again in the dark
     faults = [fault for fault in axe.run(tab).response["violations"] if fault["impact"] in ("serious", "critical")]
     assert [f"{fault['id']}: {node['target']} {node['html']}" for fault in faults for node in fault["nodes"]] == []
-    assert wider <= 0, f"{address} is {wider} pixels wider than the screen"
 
 
 def test_an_error_and_a_request_that_leaves_are_noticed(browser: Any, site: str) -> None:
