@@ -128,7 +128,7 @@ def test_page_opens_without_an_error_and_asks_nobody_else(views: dict[str, View]
 
 @pytest.mark.parametrize("name", list(VIEWS))
 @pytest.mark.parametrize("address", SHOWN)
-def test_page_fits_the_screen_and_axe_finds_no_serious_fault(views: dict[str, View], site: str, address: str, name: str) -> None:
+def test_page_fits_and_axe_finds_no_serious_fault(views: dict[str, View], site: str, address: str, name: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     tab, _ = views[name]
     tab.goto(f"{site}/{address}")
