@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip -qq install -c constraints.txt
 # Peers bring frameworks of their own, which nothing else here is to depend on.
 PEERS := .venv-peers
 
-.PHONY: demo test peers bench lint docs lab-runtime docs-test dist types clean
+.PHONY: demo test test-slow peers bench lint docs lab-runtime docs-test dist types clean
 
 demo: .venv/demo.stamp
 	@mkdir -p build
@@ -60,6 +60,10 @@ $(PEERS)/peers.stamp: $(PEERS)/torch.stamp pyproject.toml
 bench: .venv/dev.stamp
 	$(BIN)/python benchmarks/bench_attention.py run $(BENCH)
 	$(BIN)/python benchmarks/bench_attention.py report
+
+# What takes minutes: processes that are killed, rings of them, kernels in interpreters, judgements in full.
+test-slow: .venv/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

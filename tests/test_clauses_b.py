@@ -199,7 +199,9 @@ def test_without_automatic_differentiation_it_is_not_supported() -> None:
 
 
 # Seed 0, without the further claims, is in tests/test_reference.py; twenty seeds in docs/results/controls.json.
-@pytest.mark.parametrize(("library", "seed"), [("numpy", 1), ("torch", 1), ("jax", 0)])
+@pytest.mark.parametrize(
+    ("library", "seed"), [("numpy", 1), ("torch", 1), pytest.param("jax", 0, marks=pytest.mark.slow)]
+)
 def test_the_reference_is_acquitted(library: str, seed: int) -> None:
     _acquit(library, seed, "quick", MINE)
 

@@ -34,6 +34,7 @@ def loaded_from_elsewhere(site: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow  # `make docs-test` builds it with the cells run, and .ci/run calls that
 def test_site_builds_and_stands_alone(tmp_path: Path) -> None:
     for extension in ("myst_nb", "sphinx_design", "sphinx_copybutton", "sphinxcontrib.bibtex", "sphinxcontrib.katex"):
         pytest.importorskip(extension, reason=f"{extension} is not installed (extra docs)")

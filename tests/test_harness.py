@@ -109,6 +109,7 @@ def test_every_way_of_dying_is_a_verdict(name: str) -> None:
         assert "ia-core conform tests.dying:" in verdicts[1].repeat and verdicts[1].dtype == "float64"
 
 
+@pytest.mark.slow  # each way by itself is above
 def test_a_run_over_all_clauses_survives_all_ways_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYING_TURNS", str(tmp_path / "turns"))
     recipe = Recipe("tests.dying:dies_in_turn", Options(supports=tuple(FEATURES)))
