@@ -14,6 +14,7 @@ scores              (B, M)                 logits of "an object of the class sta
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -31,6 +32,7 @@ from ia_core import (
     box_offsets,
     box_update,
     feed_forward,
+    indirect_attention,
     init_box_mlp,
     init_feed_forward,
     init_layer_norm,
@@ -124,7 +126,9 @@ def _init_layer(rng: np.random.Generator, options: Any) -> Layer:
     )
 
 
-def detect(params: Detector, target: Any, query: Any, options: Any) -> list[tuple[Any, Any]]:
+def detect(
+    params: Detector, target: Any, query: Any, options: Any, attention: Callable[..., Any] = indirect_attention
+) -> list[tuple[Any, Any]]:
     """Boxes (centre and size) and scores after each layer, from the backbone's features of both images."""
     xp = array_api_compat.array_namespace(target)
     where = {"dtype": target.dtype, "device": array_api_compat.device(target)}
@@ -139,15 +143,25 @@ def detect(params: Detector, target: Any, query: Any, options: Any) -> list[tupl
     grid = pixel_centres(target, GRID)
     found = []
     for layer in params.layers:
-        hidden, boxes, score = decode(layer, hidden, places, asked, values, detached(boxes), grid, options.model)
+        hidden, boxes, score = decode(
+            layer, hidden, places, asked, values, detached(boxes), grid, options.model, attention
+        )
         found.append((boxes, score))
     return found
 
 
 def decode(
-    layer: Layer, hidden: Any, places: Any, asked: Any, values: Any, boxes: Any, grid: Grid, model: str
+    layer: Layer,
+    hidden: Any,
+    places: Any,
+    asked: Any,
+    values: Any,
+    boxes: Any,
+    grid: Grid,
+    model: str,
+    attention: Callable[..., Any] = indirect_attention,
 ) -> tuple[Any, Any, Any]:
-    """One decoder layer: hidden, refined boxes and scores."""
+    """One decoder layer: hidden, refined boxes and scores. `attention` computes the attention to the target."""
     normed = layer_norm(layer.self_norm, hidden)
     hidden = hidden + multi_head_attention(layer.self_attention, normed + places, normed + places, normed)
     if layer.query_attention is not None:
@@ -157,7 +171,7 @@ def decode(
     bias = None if layer.bias is None else _box_bias(layer.bias, corners(boxes), grid)
     keys = values if model == "double" else asked
     normed = layer_norm(layer.norm, hidden) + places
-    hidden = hidden + multi_head_attention(layer.attention, normed, keys, values, bias=bias)
+    hidden = hidden + multi_head_attention(layer.attention, normed, keys, values, bias=bias, attention=attention)
     hidden = hidden + feed_forward(layer.feed, layer_norm(layer.feed_norm, hidden))
     return hidden, box_update(layer.box, boxes, hidden), linear(layer.score, hidden)[..., 0]
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import array_api_compat
 import numpy as np
 
+from ia_core import attention_weights, indirect_attention
+
 from .._losses import take
 from .._positions import detached
 from .._train import Problem, Recipe, batches
@@ -154,9 +156,11 @@ def run(
         curve.append([step, losses.mean(axis=1)])
         say(f"step {step} of {how.steps}, loss {losses.mean():.3f}")
     tests = {part: evaluate(options, params, data, backbone, trainer, part) for part in ("seen", "unseen")}
+    examples = _examples(options, params, data, backbone, trainer)
     return [
         {
             **{part: results[number] for part, results in tests.items()},
+            **({"examples": examples} if seeds[number] == 0 and options.model == "indirect" else {}),
             "curve": [[step, round(float(values[number]), 4)] for step, values in curve],
         }
         for number in range(len(seeds))
@@ -172,6 +176,46 @@ def predictor(options: Options) -> Callable[..., Any]:
         return corners(found), score
 
     return predict
+
+
+@functools.cache
+def watched(options: Options) -> Callable[..., Any]:
+    """What the predictor gives, and the last layer's attention to the target's cells, (B, H, M, 144)."""
+
+    def predict(params: Any, scene: Any, query: Any, backbone: Any) -> Any:
+        seen: list[Any] = []
+
+        def attention(query: Any, key: Any, value: Any, **how: Any) -> Any:
+            seen.append(attention_weights(query, key, **how))
+            return indirect_attention(query, key, value, **how)
+
+        target, asked = features(backbone, scene), features(backbone, query)
+        found, score = detect(params, target, asked, options, attention)[-1]
+        return corners(found), score, seen[-1]
+
+    return predict
+
+
+def _examples(options: Options, params: Any, data: Any, backbone: Any, trainer: Any, count: int = 6) -> list[Any]:
+    """Of the first seed, for the first questions on unseen classes: detections, and where the best one looked."""
+    asked = questions(data, "unseen")[:count]
+    queries = data["test_query"].reshape(-1, *data["test_query"].shape[3:])
+    images = (data["unseen_scene"][asked[:, 0]], queries[asked[:, 2]], backbone)
+    boxes, scores, looked = (part[0] for part in trainer.apply(watched(options), params, shared=images))
+    found = []
+    for number, (scene, kind, query) in enumerate(asked.tolist()):
+        kept = keep_best(boxes[number], scores[number])
+        chances = 1.0 / (1.0 + np.exp(-scores[number]))
+        found.append(
+            {
+                "scene": scene,
+                "class": kind,
+                "query": query,
+                "boxes": [[round(float(part), 3) for part in (*boxes[number, one], chances[one])] for one in kept],
+                "attention": np.round(1000.0 * looked[number, :, kept[0]].mean(axis=0)).astype(int).tolist(),
+            }
+        )
+    return found
 
 
 def questions(data: Any, part: str) -> np.ndarray:

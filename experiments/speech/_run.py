@@ -128,6 +128,11 @@ def run(
         {
             "tests": {name: _score(onsets[number], data, SETS[name][0]) for name, onsets in tests.items()},
             "curve": [[step, round(float(values[number]), 4)] for step, values in curve],
+            **(
+                {"example": [round(float(onset), 2) for onset in tests["known voices"][number, 0]]}
+                if seeds[number] == 0
+                else {}
+            ),
         }
         for number in range(len(seeds))
     ]
