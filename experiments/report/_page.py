@@ -57,6 +57,20 @@ FIGURES = {
         (_figures.curves, "experiments_curves.svg", "Accuracy over training, with 95 % intervals."),
         (_figures.noise, "experiments_noise.svg", "Accuracy over the noise on the values."),
     ),
+    "osod": (
+        (
+            _figures.detections,
+            "experiments_detections.svg",
+            "Unseen classes: the query image, what was found, and where the best detection looked.",
+        ),
+    ),
+    "speech": (
+        (
+            _figures.onsets,
+            "experiments_onsets.svg",
+            "A test utterance with the true and the found onsets of its phones.",
+        ),
+    ),
     "retrieval": ((_figures.gaps, "experiments_gaps.svg", "Recall over the gap between letters."),),
 }
 
@@ -79,8 +93,8 @@ def page(found: dict[str, Results]) -> str:
     parts = [INTRODUCTION, _verdicts(found)]
     for name, (title, what) in SECTIONS.items():
         parts += [f"## {title}\n\n{what} To run it: `python -m experiments {name}`.\n", _made_by(found[name])]
-        if found[name].records:
-            parts += [f"![{text}](_static/{file})\n" for _, file, text in FIGURES.get(name, ())]
+        drawn = [(file, text) for _, file, text in FIGURES.get(name, ()) if (ROOT / "docs/_static" / file).exists()]
+        parts += [f"![{text}](_static/{file})\n" for file, text in drawn]
         parts.append(TABLES[name](found[name]))
     return "\n".join(part.rstrip("\n") + "\n" for part in parts if part)
 
