@@ -12,14 +12,10 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import functools
 import json
 import os
-import shutil
 import statistics
 import sys
-import threading
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +24,9 @@ from _machine import environment
 from ia_core.conformance._files import write_whole
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs"))
+from checks.serving import chromium_program, launched, served  # noqa: E402
+
 FIRST, MOVE = 10.0, 0.1  # seconds that are promised
 
 # From the event that a slider sends to the frame after the one in which its figure is drawn.
@@ -53,11 +52,6 @@ MOVES = """async (moves) => {
 }"""
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing."""
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -68,7 +62,7 @@ def main() -> int:
     for name in ("rounds", "moves"):
         if vars(options)[name] < 1:
             parser.error(f"`--{name}` must be at least 1; got {vars(options)[name]}")
-    program = shutil.which("chromium") or shutil.which("google-chrome")
+    program = chromium_program()
     if program is None:
         parser.error("no Chromium on this machine")
     if not (options.site / "_static" / "pyodide").is_dir():
@@ -82,27 +76,19 @@ def main() -> int:
 
 
 def measure(site: Path, rounds: int, moves: int, program: str) -> dict[str, Any]:
-    from playwright.sync_api import sync_playwright
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/lab/explorer.html"
     load, first = os.getloadavg()[0], list[float]()
     by_slider: dict[str, list[float]] = {}
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    with served(site) as origin, launched(program) as browser:
         version = browser.version
         for number in range(rounds):
             tab = browser.new_context().new_page()
-            tab.goto(address)
+            tab.goto(f"{origin}/lab/explorer.html")
             tab.wait_for_selector(".lab[data-live]", timeout=120_000)
             first.append(tab.evaluate("performance.getEntriesByName('lab-live')[0].startTime") / 1000)
             for name, seconds in tab.evaluate(MOVES, moves):
                 by_slider.setdefault(name, []).append(seconds)
             tab.context.close()
             print(f"round {number + 1} of {rounds}: first result after {first[-1]:.2f} s", file=sys.stderr, flush=True)
-        browser.close()
-    server.shutdown()
     return {
         "date": datetime.date.today().isoformat(),
         "machine": environment(()) | {"chromium": version},

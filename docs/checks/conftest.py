@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import shutil
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from .serving import chromium_program, launched, served
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs" / "_build" / "html"
@@ -23,31 +21,21 @@ def pages() -> list[str]:
     return sorted(path.as_posix() for path in found if path.parts[0] != "_modules")
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: a request that fails is a fault that the test reports."""
-
-
 @pytest.fixture(scope="session")
 def site() -> Iterator[str]:
     """The origin that serves the site."""
     if not (SITE / "index.html").is_file():
         pytest.skip("the site is not built: make docs")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
+    with served(SITE) as origin:
+        yield origin
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """The system's own Chromium: no browser is downloaded."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    """The system's own Chromium."""
+    program = chromium_program()
     if program is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (extra browser)")
-    with playwright.sync_playwright() as driver:
-        # Containers that build the site often run as root, where Chromium's sandbox does not start.
-        chromium = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+    pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (extra browser)")
+    with launched(program) as chromium:
         yield chromium
-        chromium.close()

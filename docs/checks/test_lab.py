@@ -44,9 +44,16 @@ def live(browser: Any, site: str) -> Iterator[dict[str, tuple[Any, list[str]]]]:
     """Both live pages, once Python has answered."""
     if not runtime.is_complete(SITE / "_static" / "pyodide"):
         pytest.skip("the site has no Python for the browser: make lab-runtime docs")
-    tabs = {name: opened(browser, site, f"lab/{name}.html") for name in ("explorer", "alignment")}
+    tabs = {name: view(browser, site, *VIEWS["desktop"]) for name in ("explorer", "alignment")}
+    asked: set[str] = set()
+    for name, (tab, _) in tabs.items():
+        tab.on("request", lambda request: asked.add(request.url))
+        tab.goto(f"{site}/lab/{name}.html")
     for tab, _ in tabs.values():
         tab.wait_for_selector(".lab[data-live]", timeout=STARTED)
+    # What the worker asks for is seen as well: else nobody would notice a request of it that leaves the site.
+    fetched = {f"{site}/_static/pyodide/{name}" for name in runtime.FILES}
+    assert fetched | {f"{site}/_static/lab/sources.zip"} <= asked
     yield tabs
     for tab, faults in tabs.values():
         tab.context.close()

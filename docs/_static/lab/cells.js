@@ -58,7 +58,10 @@ function editor(block, cell) {
 }
 
 async function execute(cell, run, output) {
-  if (running) return;
+  if (running) {
+    output.textContent = "Another cell is running; stop it first.";
+    return;
+  }
   running = run;
   run.textContent = "stop";
   output.className = "lab-output";
