@@ -19,7 +19,7 @@ from ia_core._bias import OffsetMLP
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
-from lab import alignment, calls, cells, explorer, fetch_runtime, runtime  # noqa: E402
+from lab import alignment, bytecode, calls, cells, explorer, fetch_runtime, runtime  # noqa: E402
 from lab.controls import defaults  # noqa: E402
 
 EXPLORER = defaults(explorer.SLIDERS)
@@ -238,11 +238,12 @@ def test_the_archive_runs_by_itself(tmp_path: Path) -> None:
 
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """Small files in the place of the runtime's."""
+    """Small files in the place of the runtime's, and no Node to compile them."""
     content = {"a.mjs": b"one", "b.wasm": b"two", "c.whl": b"three"}
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in content.items()}
-    monkeypatch.setattr(runtime, "FILES", digests)
-    monkeypatch.setattr(fetch_runtime, "FILES", digests)
+    for module in (runtime, fetch_runtime):
+        monkeypatch.setattr(module, "ORIGINALS", digests)
+    monkeypatch.setattr(fetch_runtime.shutil, "which", lambda program: None)
     return content
 
 
@@ -258,32 +259,45 @@ def test_the_runtime_comes_from_folders_and_archives_under_any_name(tmp_path: Pa
         file.writestr("deep/within/c.whl", b"three")
     into = tmp_path / "site" / "pyodide"
     assert fetch_runtime.main([str(folder), str(tarred), str(zipped), "--into", str(into)]) == 0
-    assert {path.name: path.read_bytes() for path in into.iterdir() if path.name != "NOTICE.txt"} == pinned
-    assert [path.name for path in into.parent.iterdir()] == ["pyodide"]
+    assert {name: (into / name).read_bytes() for name in pinned} == pinned
+    assert {path.name for path in into.iterdir()} == {*pinned, "NOTICE.txt", "manifest.json"}
+    assert [path.name for path in into.parent.iterdir()] == ["pyodide"] and runtime.is_complete(into)
 
 
-def test_a_runtime_with_another_content_is_no_runtime(
-    tmp_path: Path, pinned: dict[str, bytes], capsys: pytest.CaptureFixture[str]
-) -> None:
-    source, into = tmp_path / "source", tmp_path / "site" / "pyodide"
+def whole(tmp_path: Path, pinned: dict[str, bytes]) -> Path:
+    """A source that has everything."""
+    source = tmp_path / "source"
     source.mkdir()
     for name, data in pinned.items():
-        (source / name).write_bytes(data if name != "b.wasm" else b"two and more")
+        (source / name).write_bytes(data)
+    return source
+
+
+def test_a_source_with_another_content_is_none(
+    tmp_path: Path, pinned: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, into = whole(tmp_path, pinned | {"b.wasm": b"two and more"}), tmp_path / "site" / "pyodide"
     assert fetch_runtime.main([str(source), "--into", str(into)]) == 1
     assert "no source has b.wasm with the pinned SHA-256" in capsys.readouterr().err
     assert list(into.parent.iterdir()) == [] and not runtime.is_complete(into)
 
 
-def test_a_damaged_runtime_is_mended_from_what_is_missing(tmp_path: Path, pinned: dict[str, bytes]) -> None:
-    into, source = tmp_path / "pyodide", tmp_path / "two"
-    into.mkdir()
-    for name, data in pinned.items():
-        (into / name).write_bytes(data)
-    (into / "b.wasm").write_bytes(b"tw")
-    assert runtime.missing(into) == ["b.wasm"]
-    source.write_bytes(b"two")
-    assert fetch_runtime.main([str(source), "--into", str(into)]) == 0
-    assert runtime.is_complete(into)
+@pytest.mark.parametrize("damage", ["changed", "gone", "no manifest", "other pins", "no JSON"])
+def test_a_damaged_runtime_is_none_and_is_made_anew(tmp_path: Path, pinned: dict[str, bytes], damage: str) -> None:
+    source, into = whole(tmp_path, pinned), tmp_path / "pyodide"
+    assert fetch_runtime.main([str(source), "--into", str(into)]) == 0 and runtime.is_complete(into)
+    manifest = into / "manifest.json"
+    if damage == "changed":
+        (into / "b.wasm").write_bytes(b"tw")
+    elif damage == "gone":
+        (into / "b.wasm").unlink()
+    elif damage == "no manifest":
+        manifest.unlink()
+    else:
+        text = manifest.read_text(encoding="utf-8")
+        manifest.write_text(text.replace('"a.mjs"', '"z.mjs"') if damage == "other pins" else text[:-9])
+    assert not runtime.is_complete(into)
+    assert fetch_runtime.main([str(source), "--into", str(into)]) == 0 and runtime.is_complete(into)
 
 
 def test_a_source_that_is_none_is_named(
@@ -291,3 +305,29 @@ def test_a_source_that_is_none_is_named(
 ) -> None:
     assert fetch_runtime.main([str(tmp_path / "nowhere"), "--into", str(tmp_path / "pyodide")]) == 1
     assert "`SOURCE` must be npm, pypi, a path" in capsys.readouterr().err
+
+
+def test_an_archive_of_bytecode_imports_like_its_sources(tmp_path: Path) -> None:
+    """With this Python's bytecode; the browser's is made by the browser's Python, with the same file."""
+    originals, into = tmp_path / "originals", tmp_path / "into"
+    originals.mkdir()
+    into.mkdir()
+    with zipfile.ZipFile(originals / "std.zip", "w") as file:
+        file.writestr("compiled_example/__init__.py", "from .part import answer\nhere = __file__")
+        file.writestr("compiled_example/part.py", "def answer():\n    return 6 * 7")
+        file.writestr("compiled_example/LICENSE", "text")
+        file.writestr("compiled_example/part.pyi", "def answer() -> int: ...")
+    (originals / "x.whl").write_bytes((originals / "std.zip").read_bytes())
+    packages = {"x": {"file_name": "x.whl", "sha256": "old"}, "y": {"file_name": "y.whl", "sha256": "y"}}
+    (originals / "lock").write_text(json.dumps({"info": 1, "packages": packages}))
+    bytecode.compile_runtime(originals, into, "std.zip", "x.whl", "lock")
+    digest = hashlib.sha256((into / "x.whl").read_bytes()).hexdigest()
+    assert json.loads((into / "lock").read_text()) == {
+        "info": 1,
+        "packages": {"x": {"file_name": "x.whl", "sha256": digest}},
+    }
+    names = set(zipfile.ZipFile(into / "std.zip").namelist())
+    assert names == {"compiled_example/__init__.pyc", "compiled_example/part.pyc", "compiled_example/LICENSE"}
+    code = f"import sys; sys.path.insert(0, {str(into / 'std.zip')!r}); import compiled_example as m; print(m.answer())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "42\n", done.stderr

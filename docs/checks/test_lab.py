@@ -52,7 +52,7 @@ def live(browser: Any, site: str) -> Iterator[dict[str, tuple[Any, list[str]]]]:
     for tab, _ in tabs.values():
         tab.wait_for_selector(".lab[data-live]", timeout=STARTED)
     # What the worker asks for is seen as well: else nobody would notice a request of it that leaves the site.
-    fetched = {f"{site}/_static/pyodide/{name}" for name in runtime.FILES}
+    fetched = {f"{site}/_static/pyodide/{name}" for name in runtime.ORIGINALS}
     assert fetched | {f"{site}/_static/lab/sources.zip"} <= asked
     yield tabs
     for tab, faults in tabs.values():

@@ -4,7 +4,8 @@
 
 Without a source, Pyodide comes from its npm package and NumPy's wheel out of a package on PyPI that carries it. A
 source is a folder, an archive (.tar.*, .tgz, .zip, .whl), a file, or the http(s) address of one of these. Whatever it
-is, a file is taken if its SHA-256 is the pinned one, so it does not matter who gave it. The folder is complete or not
+is, a file is taken if its SHA-256 is the pinned one, so it does not matter who gave it. Where there is Node, it runs
+the Pyodide that came to compile the modules, which the browser would do at every start. The folder is complete or not
 there: it is filled beside its place and then renamed.
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from lab.runtime import FILES, FOLDER, PYODIDE, is_complete, missing
+from lab.runtime import FOLDER, LIBRARY, LOCK, NUMPY, ORIGINALS, PYODIDE, is_complete, write_manifest
 
 # gbdraw draws genomes; what matters here is that it ships the official wheel of NumPy for Pyodide.
 CARRIER = "gbdraw==0.14.2"
@@ -35,6 +36,9 @@ What stands here was fetched by docs/lab/fetch_runtime.py and is not part of the
 Pyodide {version}: Mozilla Public License 2.0. Source: github.com/pyodide/pyodide, tag {version}.
   It contains CPython 3.13.2 (Python Software Foundation License) and the Emscripten runtime (MIT).
 NumPy 2.2.5: BSD 3-Clause; the licence stands in the wheel, below numpy-2.2.5.dist-info.
+
+The standard library and the wheel hold bytecode in the place of sources where manifest.json has other SHA-256 for them
+than for their originals.
 """
 
 
@@ -61,21 +65,42 @@ def fetch(sources: list[str], into: Path) -> None:
         return
     into.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pyodide-", dir=into.parent) as scratch:
-        work, new = Path(scratch), Path(scratch) / "new"
+        work = Path(scratch)
+        originals, new = work / "originals", work / "new"
+        originals.mkdir()
         new.mkdir()
-        _collect(into if into.is_dir() else new, new)
         for source in sources or ["npm", "pypi"]:
-            if missing(new):
+            if _missing(originals):
                 print(f"looking in {source} ...", flush=True)
-                _collect(_opened(source, work), new)
-        lacking = missing(new)
+                _collect(_opened(source, work), originals)
+        lacking = _missing(originals)
         if lacking:
             raise RuntimeError(f"no source has {', '.join(lacking)} with the pinned SHA-256")
+        make(originals, new)
         (new / "NOTICE.txt").write_text(NOTICE.format(version=PYODIDE), encoding="utf-8")
+        write_manifest(new)
         if into.exists():
             into.rename(work / "old")
         new.rename(into)
-    print(f"{into} has {', '.join(FILES)}")
+    print(f"{into} is complete")
+
+
+def make(originals: Path, into: Path) -> None:
+    """What the site serves: the originals, and bytecode of those that are Python where Node can run Pyodide for it."""
+    script, why = Path(__file__).with_name("bytecode.mjs"), "is not installed"
+    if shutil.which("node") is not None:
+        print("compiling Python's modules ...", flush=True)
+        ended = subprocess.run(["node", script, originals, into, LIBRARY, NUMPY, LOCK], check=False)
+        why = f"ended with {ended.returncode}" if ended.returncode else ""
+    if why:
+        print(f"node {why}: the modules stay as they are, and the browser compiles them at every start")
+    for name in ORIGINALS:
+        if why or not (into / name).is_file():
+            shutil.copyfile(originals / name, into / name)
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in ORIGINALS if not (folder / name).is_file()]
 
 
 def _opened(source: str, work: Path) -> Path:
@@ -104,7 +129,7 @@ def _call(*command: str, at: Path) -> None:
 
 def _collect(source: Path, into: Path) -> None:
     """Write every pinned file that a source holds, under whatever name it holds it."""
-    wanted = {FILES[name]: name for name in missing(into)}
+    wanted = {ORIGINALS[name]: name for name in _missing(into)}
     for content in _contents(source):
         name = wanted.pop(hashlib.sha256(content).hexdigest(), None)
         if name is not None:
