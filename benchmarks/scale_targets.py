@@ -2,9 +2,9 @@
 
     ia-core conform benchmarks.scale_targets:dask_chunked --profile full
 
-``dask_chunked`` and ``cubed_chunked`` split every axis that may be split: leading axes, heads, queries and keys. The
-targets of JAX have eight devices: the processor, taken for so many. Sizes that eight does not divide are filled up with
-keys behind a mask and queries that are cut off.
+``dask_chunked`` and ``cubed_chunked`` split every axis that may be split: leading axes, heads, queries and keys.
+``torch_ring`` runs on four processes. The targets of JAX have eight devices: the processor, taken for so many. Sizes
+that eight does not divide are filled up with keys behind a mask and queries that are cut off.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ia_core._positions import Grid
 from ia_core.backends import indirect_attention, use_backend
 from ia_core.conformance import Implementation
 
-__all__ = ["cubed_chunked", "dask_chunked", "jax_heads", "jax_ring"]
+__all__ = ["cubed_chunked", "dask_chunked", "jax_heads", "jax_ring", "torch_ring"]
 
 # Read when JAX starts, which it has not yet in the process of its own that a target is judged in.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -202,12 +202,21 @@ def _jax_heads(
         return indirect_attention(query, key, value, bias=bias, mask=mask, scale=call.scale, return_lse=return_lse)
 
 
+def _torch_ring(*arrays: Any, **keywords: Any) -> Any:
+    from benchmarks.scale_torch import ring_of_four
+
+    return ring_of_four(*arrays, **keywords)
+
+
 DERIVATIVES = {"grad", "bias_grad", "parameter_grad", "lse_grad"}
 jax_ring = Implementation(
     _jax_ring, "jax-ring", library="jax", dtypes=DTYPES, supports=FORWARD | DERIVATIVES | {"compile"}
 )
 jax_heads = Implementation(
     _jax_heads, "jax-heads", library="jax", dtypes=DTYPES, supports=FORWARD | DERIVATIVES | {"double_grad", "compile"}
+)
+torch_ring = Implementation(
+    _torch_ring, "torch-ring", library="torch", dtypes=DTYPES, supports=FORWARD | DERIVATIVES, most_cases=40
 )
 dask_chunked = Implementation(_dask, "dask-chunked", dtypes=DTYPES, supports=FORWARD)
 # Empty arrays have no blocks in Cubed, and its arrays have no halves beyond float32.

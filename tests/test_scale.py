@@ -1,0 +1,138 @@
+"""The cost model beside its formulas, and a Dask worker that is killed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+slow = pytest.mark.slow
+
+
+def script(name: str) -> Any:
+    """A module of benchmarks/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MODEL, HLO = script("scale_model"), script("_hlo")
+PROBLEM = MODEL.Problem(M=1024, N=2048, H=4, D=8, Hk=2, Dv=16, B=3, item=2, work=4, position=4)
+
+
+def test_what_is_sent_by_its_definition() -> None:
+    """A block by its own shapes, as often as it travels."""
+    block = 3 * 2 * (2048 // 4) * (8 + 16)
+    positions = 2048 // 4 * 4
+    assert MODEL.ring(PROBLEM, 4).sent == 3 * (2 * block + positions)
+    both = MODEL.ring(PROBLEM, 4, backward=True).sent
+    assert both == 2 * 3 * (2 * block + positions) + 4 * (4 * block + positions)
+    assert MODEL.ring(PROBLEM, 1, backward=True).sent == 0 == MODEL.heads(PROBLEM, 2).sent
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_memory_halves_with_twice_the_devices(backward: bool) -> None:
+    four, eight = (MODEL.ring(PROBLEM, devices, backward=backward).memory for devices in (4, 8))
+    # All but a tile's rows, of which eight devices have no fewer.
+    assert 0.45 < eight / four < 0.51
+
+
+def test_heads_that_cannot_be_split() -> None:
+    with pytest.raises(ValueError, match="2 key heads cannot be split over 4 devices"):
+        MODEL.heads(PROBLEM, 4)
+
+
+def test_measured_bytes_match_the_model() -> None:
+    """What benchmarks/scale.py counted in compiled functions, with the model as it is now."""
+    facts = json.loads((ROOT / "docs/results/scale.json").read_text(encoding="utf-8"))
+    problem = MODEL.Problem(**facts["problem"])
+    rows = [row for row in facts["measured"] if row["what"] == "ring"]
+    assert {row["devices"] for row in rows} == {1, 2, 4, 8}
+    for row in rows:
+        model = MODEL.ring(problem, row["devices"], backward=row["backward"])
+        assert abs(row["sent"] - model.sent) <= 0.05 * model.sent
+        assert abs(row["flops"] - model.flops) <= 0.05 * model.flops
+    assert all(row["moved"] == {} for row in facts["measured"] if row["what"] == "heads")
+
+
+HLO_TEXT = """HloModule a, entry_computation_layout={()->f32[4,2]{1,0}}
+
+%body.1 (p: (s32[], f32[4,2])) -> (s32[], f32[4,2]) {
+  %p = (s32[], f32[4,2]{1,0}) parameter(0)
+  %x = f32[4,2]{1,0} get-tuple-element(%p), index=1
+  %moved = f32[4,2]{1,0} collective-permute(%x), channel_id=1, source_target_pairs={{0,1},{1,0}}
+  %w = f32[2,2]{1,0} constant({...})
+  %dot.3 = f32[4,2]{1,0} dot(%moved, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = (s32[], f32[4,2]{1,0}) tuple(%x, %dot.3)
+}
+
+ENTRY %main.2 (a: f32[4,2]) -> f32[4,2] {
+  %a = f32[4,2]{1,0} parameter(0)
+  %while.1 = (s32[], f32[4,2]{1,0}) while(%a), condition=%c, body=%body.1, TRIPS
+  ROOT %r = f32[4,2]{1,0} get-tuple-element(%while.1), index=1
+}
+"""
+
+
+def test_counts_multiply_by_the_trips_of_loops() -> None:
+    text = HLO_TEXT.replace("condition=%c, ", "").replace("TRIPS", 'backend_config={"known_trip_count":{"n":"5"}}')
+    found = HLO.count(text)
+    assert found.moved == {"collective-permute": 5 * 4 * 2 * 4} and found.runs == {"collective-permute": 5}
+    assert found.flops == 5 * 2 * 4 * 2 * 2
+    with pytest.raises(ValueError, match="does not say how often it runs"):
+        HLO.count(HLO_TEXT.replace("condition=%c, ", "").replace(", TRIPS", ""))
+
+
+@slow
+def test_a_dask_worker_that_is_killed_loses_nothing() -> None:
+    distributed = pytest.importorskip("distributed")
+    da = pytest.importorskip("dask.array")
+    backends = importlib.import_module("ia_core.backends")
+    rng = np.random.default_rng(3)
+    arrays = [da.from_array(rng.standard_normal((4, 4096, 32)), chunks=(4, 256, 32)) for _ in range(3)]
+    output = backends.indirect_attention(*arrays)
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        undisturbed = client.compute(output).result()
+        pids = sorted(client.run(os.getpid).values())
+        future = client.compute(output)
+        killed = threading.Timer(1.0, os.kill, (pids[0], signal.SIGKILL))
+        began = time.monotonic()
+        killed.start()
+        found = future.result(timeout=240)
+        took = time.monotonic() - began
+        killed.join()
+        assert took > 1.0, "it was done before the worker was killed: nothing was tested"
+        assert sorted(client.run(os.getpid).values()) != pids
+    assert found.tobytes() == undisturbed.tobytes()
+
+
+@slow
+def test_units_on_a_cluster_survive_a_killed_worker(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    sweeps = importlib.import_module("ia_core._sweep")
+    on_cluster = importlib.import_module("ia_core.backends._dask_sweep").on_cluster
+    arguments = [{"number": n, "log": str(tmp_path / "log"), "seconds": 0.2} for n in range(20)]
+    units = [sweeps.Unit("tests.sweep_units:slow_square", one) for one in arguments]
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        with distributed.Client(cluster) as client:
+            pid = next(iter(client.run(os.getpid).values()))
+        threading.Timer(1.0, os.kill, (pid, signal.SIGKILL)).start()
+        found = sweeps.sweep(units, keep=tmp_path / "keep", submit=on_cluster(cluster.scheduler_address))
+    assert found == [{"square": n * n / 3} for n in range(20)]
+    assert len(list((tmp_path / "keep").glob("*.json"))) == 20
