@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip -qq install -c constraints.txt
 # Peers bring frameworks of their own, which nothing else here is to depend on.
 PEERS := .venv-peers
 
-.PHONY: demo test test-slow peers bench lint docs lab-runtime docs-test dist types clean
+.PHONY: demo test test-slow peers bench scale-test lint docs lab-runtime docs-test dist types clean
 
 demo: .venv/demo.stamp
 	@mkdir -p build
@@ -64,6 +64,9 @@ bench: .venv/dev.stamp
 # What takes minutes: processes that are killed, rings of them, kernels in interpreters, judgements in full.
 test-slow: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests
+# What is slow of the tests past one machine: processes that are killed, four ranks, two processes of JAX; some minutes.
+scale-test: .venv/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_rings.py tests/test_scale.py tests/test_sweep.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
