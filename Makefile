@@ -64,6 +64,7 @@ bench: .venv/dev.stamp
 # What takes minutes: processes that are killed, rings of them, kernels in interpreters, judgements in full.
 test-slow: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests
+
 # What is slow of the tests past one machine: processes that are killed, four ranks, two processes of JAX; some minutes.
 scale-test: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_rings.py tests/test_scale.py tests/test_sweep.py

@@ -53,8 +53,10 @@ def count(text: str) -> Counts:
                 if kind == "dot":
                     flops += times * 2 * math.prod(_dims(found[0][1])) * _contracted(right, shapes)
                 else:
+                    # One that is started gives its operand beside its result; several may be joined into one.
+                    results = found[1:2] if kind.endswith("-start") else found
                     kind = kind.removesuffix("-start")
-                    moved[kind] += times * sum(SIZES[dtype] * math.prod(_dims(dims)) for dtype, dims in found[:1])
+                    moved[kind] += times * sum(SIZES[dtype] * math.prod(_dims(dims)) for dtype, dims in results)
                     runs[kind] += times
             inner = times
             if kind == "while":

@@ -37,6 +37,7 @@ HIDDEN = 16
 # Each device of eight still has several tiles of rows.
 SMALL = Problem(M=8192, N=8192, H=8, D=64)
 BIASED = dataclasses.replace(SMALL, position=4)
+BATCH = dataclasses.replace(SMALL, B=8, H=1, Hk=1)
 # What is predicted: bfloat16, a position bias, 32 heads of 128 on 8 key heads.
 LARGE = {f"{size:.0e}": Problem(size, size, 32, 128, Hk=8, item=2, position=4) for size in (10**6, 10**8)}
 MANY = (8, 64, 1024)
@@ -66,6 +67,10 @@ def measured() -> Any:
         ("ring, position bias", BIASED, True),
         ("heads", SMALL, False),
         ("heads", SMALL, True),
+        ("batch", BATCH, False),
+        ("batch", BATCH, True),
+        ("queries", SMALL, False),
+        ("queries", SMALL, True),
     ):
         for devices in DEVICES:
             counts, memory = compiled(what, problem, devices, backward)
@@ -90,11 +95,19 @@ def measured() -> Any:
 
 
 def model_of(what: str, problem: Problem, devices: int, backward: bool) -> Costs:
-    return (
-        ring(problem, devices, backward=backward)
-        if what.startswith("ring")
-        else heads(problem, devices, backward=backward)
-    )
+    if what.startswith("ring"):
+        return ring(problem, devices, backward=backward)
+    if what == "batch":  # as heads: neither depends on the others
+        problem = dataclasses.replace(problem, B=1, H=problem.B * problem.H, Hk=problem.B * problem.Hk)
+    return queries(problem, devices, backward) if what == "queries" else heads(problem, devices, backward=backward)
+
+
+def queries(p: Problem, devices: int, backward: bool) -> Costs:
+    """Of split queries the whole scores of their rows: the reference, whose rows the compiler can keep apart."""
+    flops = p.products / devices * (3 if backward else 1)
+    held = (p.of_queries + p.of_output) / devices + p.of_keys(p.item)
+    held += (p.of_queries - p.of_output) / devices + p.of_keys(p.item) if backward else 0
+    return Costs(flops, 0.0, held, (4 if backward else 2) * p.B * p.H * p.M // devices * p.N * p.work)
 
 
 def compiled(what: str, problem: Problem, devices: int, backward: bool) -> tuple[Counts, Any]:
@@ -102,32 +115,38 @@ def compiled(what: str, problem: Problem, devices: int, backward: bool) -> tuple
     mesh = jax.make_mesh(
         (devices,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:devices]
     )
-
-    def shape(*sizes: int, at: int | None = None) -> Any:
-        spec = jax.P() if at is None else jax.P(*(None,) * at, "devices")
-        return jax.ShapeDtypeStruct(sizes, jnp.float32, sharding=jax.sharding.NamedSharding(mesh, spec))
-
-    split = 1 if what.startswith("ring") else 0
-    p = problem
-    q, k, v = (shape(h, n, d, at=split) for h, n, d in ((p.H, p.M, p.D), (p.Hk, p.N, p.D), (p.Hk, p.N, p.Dv)))
-    bias = None
-    if p.position:
-        f = OffsetMLP(*(shape(*sizes) for sizes in ((HIDDEN,), (HIDDEN,), (HIDDEN, p.H), (p.H,))))
-        bias = PositionBias(f, shape(p.M, at=0), shape(p.N, at=0))
+    arrays = _arrays(what, problem, mesh)
 
     def call(q: Any, k: Any, v: Any, bias: Any) -> Any:
-        if split:
+        if what.startswith("ring"):
             return ring_attention(q, k, v, bias=bias, mesh=mesh, axis="devices", return_lse=True)
-        with use_backend("jax-jit"):
+        with use_backend("reference" if what == "queries" else "jax-jit"):
             return indirect_attention(q, k, v, bias=bias, return_lse=True)
 
     def loss(*arrays: Any) -> Any:
         output, lse = call(*arrays)
         return jnp.sum(output * output) + jnp.sum(lse)
 
-    function = jax.grad(loss, argnums=(0, 1, 2, 3) if p.position else (0, 1, 2)) if backward else call
-    done = jax.jit(function).lower(q, k, v, bias).compile()
+    function = jax.grad(loss, argnums=(0, 1, 2, 3) if problem.position else (0, 1, 2)) if backward else call
+    done = jax.jit(function).lower(*arrays).compile()
     return count(done.as_text()), done.memory_analysis()
+
+
+def _arrays(what: str, p: Problem, mesh: Any) -> tuple[Any, ...]:
+    """Shapes of query, key, value and bias, split as the way of splitting has it."""
+
+    def shape(*sizes: int, at: int | None = None) -> Any:
+        spec = jax.P() if at is None else jax.P(*(None,) * at, "devices")
+        return jax.ShapeDtypeStruct(sizes, jnp.float32, sharding=jax.sharding.NamedSharding(mesh, spec))
+
+    split = {"batch": 0, "heads": 1}.get(what, 2)
+    q, k, v = ((p.B, p.H, p.M, p.D), (p.B, p.Hk, p.N, p.D), (p.B, p.Hk, p.N, p.Dv))
+    of_keys = None if what == "queries" else split
+    bias = None
+    if p.position:
+        f = OffsetMLP(*(shape(*sizes) for sizes in ((HIDDEN,), (HIDDEN,), (HIDDEN, p.H), (p.H,))))
+        bias = PositionBias(f, shape(p.M, at=0), shape(p.N, at=0))
+    return shape(*q, at=split), shape(*k, at=of_keys), shape(*v, at=of_keys), bias
 
 
 def report(facts: dict[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 import ia_core
 from ia_core import PositionBias
-from ia_core.backends import indirect_attention
+from ia_core.backends import indirect_attention, use_backend
 
 from .test_backends_bounds import LIBRARIES, Case, check, given
 from .test_backends_gradients import TORCH, bounds, case_with, gradients
@@ -57,6 +57,42 @@ def on_eight_devices() -> None:
         assert len(output.sharding.device_set) == 8 and output.sharding.shard_shape(output.shape)[-2] == M // 8
         check(clean(case), np.asarray(output), np.asarray(lse), "float64")
         compare(case, gradients(ring, LIBRARIES["jax"], case, cotangent_of(case)))
+
+
+def sharded_by_the_compiler() -> None:
+    """Plain calls under jit over eight devices: heads, the batch and queries."""
+    jax = importlib.import_module("jax")
+    jax.config.update("jax_enable_x64", True)
+    jax_library = LIBRARIES["jax"]
+    mesh = jax.make_mesh((8,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    case = case_with("mlp", masked=True, M=M, N=N)
+    heads, batch = (Case(*_spread(case, axis)) for axis in (1, 0))
+    for some, axis, path in ((heads, 1, "jax-jit"), (batch, 0, "jax-jit"), (case, 2, "reference")):
+        whole = jax.sharding.NamedSharding(mesh, jax.P())
+        split = jax.sharding.NamedSharding(mesh, jax.P(*(None,) * axis, "devices"))
+        of_keys = split if axis < 2 else whole
+        query, key, value, bias, mask, _ = given(jax_library, some)
+        query, key, value = jax.device_put(query, split), *jax.device_put((key, value), of_keys)
+        bias, mask = jax.device_put((bias, mask), whole)
+        with use_backend(path):
+            call = jax.jit(lambda q, k, v, b, m: indirect_attention(q, k, v, bias=b, mask=m, return_lse=True))
+            compiled = call.lower(query, key, value, bias, mask).compile()
+        output, lse = compiled(query, key, value, bias, mask)
+        assert output.sharding.is_equivalent_to(split, output.ndim), (axis, output.sharding)
+        assert not any(name in compiled.as_text() for name in ("all-gather", "collective-permute", "all-to-all"))
+        check(clean(some), np.asarray(output), np.asarray(lse), "float64")
+
+
+def _spread(case: Case, axis: int) -> tuple[Any, ...]:
+    """Eight heads or leading elements of a case that has four on two, and two."""
+    if axis == 0:
+        f, where, values = case.bias
+        bias = PositionBias(f, np.concatenate([where] * 4), values)
+        return (*(np.concatenate([array] * 4) for array in case[:3]), bias, np.concatenate([case.mask] * 4))
+    w1, b1, w2, b2 = case.bias.f
+    bias = case.bias._replace(f=type(case.bias.f)(w1, b1, np.concatenate([w2, -w2], -1), np.concatenate([b2, b2])))
+    keys = (np.concatenate([np.repeat(array, 2, 1)] * 2, 1) for array in case[1:3])
+    return np.concatenate([case.query] * 2, 1), *keys, bias, np.concatenate([case.mask] * 2, 1)
 
 
 def of_two_processes(number: int, port: str) -> None:
@@ -225,6 +261,7 @@ def until_one_dies(rank: int, world: int, file: str) -> None:
 if __name__ == "__main__":
     {
         "jax": lambda: on_eight_devices(),
+        "jax-sharded": lambda: sharded_by_the_compiler(),
         "jax-process": lambda: of_two_processes(int(sys.argv[2]), sys.argv[3]),
         "torch": lambda: of_one_rank(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]),
         "torch-dies": lambda: until_one_dies(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]),

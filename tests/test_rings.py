@@ -57,6 +57,11 @@ def test_jax_on_eight_devices_with_every_bias() -> None:
 
 
 @slow
+def test_jax_under_jit_with_heads_batch_or_queries_sharded() -> None:
+    all_well(start("jax-sharded", devices=8))
+
+
+@slow
 def test_jax_in_two_processes() -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -99,6 +99,16 @@ def test_conform_says_the_same_with_workers(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().err.count("[IA-X-26]") == 2
 
 
+@pytest.mark.parametrize("command", [["conform", "reference-numpy"], ["noise"]])
+def test_dask_is_asked_for_where_it_is_not_installed(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "ia_core.backends._dask_sweep", raising=False)
+    assert main([*command, "--dask", "tcp://localhost:1"]) == 2
+    assert "pip install 'indirect-attention[dask]'" in capsys.readouterr().err
+
+
 def test_noise_says_the_same_with_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["noise", "--dim", "4", "--tokens", "4", "--simulate", "0.2"]
     said = []
