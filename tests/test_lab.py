@@ -19,7 +19,7 @@ from ia_core._bias import OffsetMLP
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
-from lab import alignment, bytecode, calls, cells, explorer, fetch_runtime, runtime  # noqa: E402
+from lab import alignment, bytecode, calls, cells, explorer, fetch_runtime, fragments, runtime  # noqa: E402
 from lab.controls import defaults  # noqa: E402
 
 EXPLORER = defaults(explorer.SLIDERS)
@@ -174,6 +174,11 @@ def test_the_record_of_times_keeps_its_promise() -> None:
     assert set(record["move_seconds"]) == {one.name for one in explorer.SLIDERS}
     for name, seconds in record["move_seconds"].items():
         assert len(seconds) >= 10 and max(seconds) <= 0.1, name
+
+
+def test_a_measured_number_is_told_to_the_second_digit_of_its_error() -> None:
+    told = [fragments.with_error(*one) for one in ((5.6026, 0.0711), (747.003, 14.64), (1e6, 1200.0), (3.0, 0.0))]
+    assert told == ["5.603 ± 0.071", "747 ± 15", "1000000 ± 1200", "3 ± 0"]
 
 
 def cell(code: str, number: int | None = 1) -> dict[str, object]:

@@ -17,7 +17,7 @@ from ia_core import noise
 
 from .controls import Slider, read_sliders
 from .explorer_figure import draw
-from .fragments import number, table
+from .fragments import number, table, with_error
 
 __all__ = ["SLIDERS", "Measured", "Setting", "Theory", "measure", "respond", "theory", "weights_of"]
 
@@ -160,20 +160,22 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
 
 
 def _table(setting: Setting, found: Theory, seen: Measured) -> str:
-    def near(value: float, error: float) -> str:
-        return f"{number(value)} ± {number(error, 2)}"
-
     paper_snr = number(1 / setting.sigma**2)
     rows = [
         ("effective tokens n_eff", number(found.n_eff), "", ""),
         ("threshold σ*", number(found.sigma_star), "1", ""),
-        ("SNR under noise σ", number(found.snr), paper_snr, near(seen.snr, seen.snr_error)),
-        ("misalignment energy γ", number(found.gamma), number(found.gamma_paper), near(seen.gamma, seen.gamma_error)),
+        ("SNR under noise σ", number(found.snr), paper_snr, with_error(seen.snr, seen.snr_error)),
+        (
+            "misalignment energy γ",
+            number(found.gamma),
+            number(found.gamma_paper),
+            with_error(seen.gamma, seen.gamma_error),
+        ),
         (
             "SNR under misalignment",
             number(found.snr_misaligned),
             number(found.snr_misaligned_paper),
-            near(seen.snr_misaligned, seen.snr_misaligned_error),
+            with_error(seen.snr_misaligned, seen.snr_misaligned_error),
         ),
         ("equivalent noise level", number(found.sigma_equivalent), "", ""),
     ]

@@ -78,8 +78,8 @@ def _legend(found: Any) -> list[str]:
         parts += [path([(x, y), (x + 22, y)], kind), text(x + 28, y + 4, words, "lab-tick")]
     y = TOP + 17 + 15 * len(lines)
     parts += [circle(x + 5, y, 4, "lab-dot"), text(x + 14, y + 4, "measured", "lab-tick")]
-    parts += [rect(x + 68, y - 4, 8, 8, "lab-star")]
-    parts.append(text(x + 82, y + 4, f"σ* = {number(found.sigma_star)}", "lab-tick"))
+    parts += [rect(x + 76, y - 4, 8, 8, "lab-star")]
+    parts.append(text(x + 89, y + 4, f"σ* = {number(found.sigma_star)}", "lab-tick"))
     return parts
 
 

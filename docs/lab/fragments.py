@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-__all__ = ["circle", "number", "path", "rect", "svg", "table", "text"]
+__all__ = ["circle", "number", "path", "rect", "svg", "table", "text", "with_error"]
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -17,6 +18,14 @@ def number(value: float, digits: int = 3) -> str:
         mantissa, _, exponent = shown.partition("e")
         shown = f"{value:.0f}" if 0 < int(exponent) < 7 else f"{mantissa}×10^{int(exponent)}"
     return shown.replace("-", "−")
+
+
+def with_error(value: float, error: float) -> str:
+    """A measured number to the second digit of its standard error."""
+    if not 0 < error < math.inf:
+        return f"{number(value)} ± {number(error)}"
+    places = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{places}f} ± {error:.{places}f}"
 
 
 def svg(width: float, height: float, label: str, parts: Iterable[str], kind: str = "") -> str:
