@@ -18,7 +18,7 @@ from ia_core._sweep import Submit, Unit, code_digest, sweep
 from ._clause import CLAUSES
 from ._process import Limits
 from ._recipe import Recipe, catalogue
-from ._targets import Options
+from ._targets import Options, look_here
 from ._verdict import Verdict
 from .plugin import ConformanceRun
 
@@ -118,7 +118,17 @@ def _digest(target: str, versions: Mapping[str, str]) -> str:
     for name in ("ia_core.backends", "ia_core.conformance"):
         found = importlib.util.find_spec(name)
         folders += [Path(place) for place in (found.submodule_search_locations or [])] if found else []
-    own = importlib.util.find_spec(target.partition(":")[0]) if ":" in target else None
-    is_file = own is not None and own.origin is not None and Path(own.origin).is_file()
-    of_target = hashlib.sha256(Path(own.origin).read_bytes()).hexdigest() if is_file else ""  # type: ignore[union-attr, arg-type]
-    return code_digest(*folders, also=[dict(versions), of_target])
+    return code_digest(
+        *folders, also=[dict(versions), _digest_of_file(target.partition(":")[0]) if ":" in target else ""]
+    )
+
+
+def _digest_of_file(module: str) -> str:
+    look_here()
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # the verdicts will say so
+        return ""
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        return ""
+    return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()

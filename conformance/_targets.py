@@ -13,7 +13,7 @@ from ._clause import CLAUSES, Clause
 from ._implementation import Implementation
 from ._signature import signature_claims
 
-__all__ = ["Options", "resolve", "select_clauses"]
+__all__ = ["Options", "look_here", "resolve", "select_clauses"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +87,12 @@ def select_clauses(prefixes: Sequence[str]) -> list[Clause]:
     return [c for label, c in sorted(CLAUSES.items()) if not prefixes or label.startswith(tuple(prefixes))]
 
 
+def look_here() -> None:
+    """Let modules in the current folder be found."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
 def _builtin(name: str, builtin: Mapping[str, Callable[[], Implementation]] | None) -> Implementation:
     if builtin is None:
         from .adapters import BUILTIN
@@ -110,8 +116,7 @@ def _restricted(adapter: Implementation, options: Options) -> Implementation:
 
 def _import(target: str) -> Any:
     module_name, _, path = target.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    look_here()
     try:
         thing: Any = importlib.import_module(module_name)
     except Exception as error:

@@ -99,6 +99,23 @@ def test_conform_says_the_same_with_workers(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().err.count("[IA-X-26]") == 2
 
 
+def test_a_target_in_the_current_folder_is_judged_anew_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    keep = tmp_path / "keep"
+    words = ["conform", "kernel_of_a_sweep:attention", "--clause", "IA-F-01", "--workers", "1", "--keep", str(keep)]
+    text = "from ia_core import indirect_attention as right\n\n"
+    text += "def attention(query, key, value, *, bias=None):\n    return "
+    for factor, status in (("2 * ", 1), ("", 0)):
+        Path("kernel_of_a_sweep.py").write_text(
+            f"{text}{factor}right(query, key, value, bias=bias)\n", encoding="utf-8"
+        )
+        assert main(words) == status
+    assert len(list(keep.glob("*.json"))) == 2
+
+
 @pytest.mark.parametrize("command", [["conform", "reference-numpy"], ["noise"]])
 def test_dask_is_asked_for_where_it_is_not_installed(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
