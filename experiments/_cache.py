@@ -13,7 +13,7 @@ import numpy as np
 
 from ._results import CACHE, write_bytes
 
-__all__ = ["cached", "checksum"]
+__all__ = ["cached", "checksum", "read"]
 
 Arrays = dict[str, np.ndarray]
 
@@ -22,7 +22,7 @@ def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
     """The arrays of a name, made if they are not there; damaged files are made again."""
     path: Path = CACHE / f"{name}.npz.xz"
     if path.exists():
-        arrays = _read(path)
+        arrays = read(path)
         if str(arrays.pop("checksum", "")) == checksum(arrays):
             return arrays
         print(f"{path} does not have the checksum that it names: made again", flush=True)
@@ -33,7 +33,7 @@ def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
     return arrays
 
 
-def _read(path: Path) -> Arrays:
+def read(path: Path) -> Arrays:
     """The arrays of a file; none, if it is no such file any more."""
     try:
         with lzma.open(path) as packed, np.load(io.BytesIO(packed.read())) as kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import lzma
 import sys
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 
 from experiments import _cache, _cli, _registry
+from experiments._results import RESULTS
+from experiments.report._checksums import versions
 from experiments.speech._espeak import Speaker
 from experiments.synthetic import VARIANTS
 from experiments.synthetic import quick as little
@@ -89,6 +92,19 @@ def test_a_damaged_cache_is_made_again(
     (tmp_path / "some.npz.xz").write_bytes(lzma.compress(other))
     assert _cache.cached("some", make)["numbers"][0] == 2
     assert "made again" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kept"), [("osod", "osod0"), ("retrieval", "retrieval0"), ("speech", "speech0")])
+def test_data_made_again_have_the_committed_checksum(
+    name: str, kept: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = json.loads((RESULTS / "data.json").read_text(encoding="utf-8"))[kept]
+    if known["made with"] != versions():
+        pytest.skip(f"made with {known['made with']}; here are {versions()}")
+    monkeypatch.setattr(_cache, "CACHE", tmp_path)
+    importlib.import_module(f"experiments.{name}._data").load(0, quick=False)
+    assert str(_cache.read(tmp_path / f"{kept}.npz.xz")["checksum"]) == known["sha256"]
 
 
 def test_without_espeak_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from .._registry import NAMES
 from .._results import RESULTS, ROOT, write_bytes
 from . import _figures, _tables
+from ._checksums import checksums, table_of
 from ._claims import claims
 from ._statistics import Results, load
 
@@ -83,7 +84,7 @@ def write_report() -> int:
             if found[name].records:
                 draw(found[name], ROOT / "docs/_static" / file)
     path: Path = ROOT / "docs/reproduction.md"
-    write_bytes(path, page(found).encode())
+    write_bytes(path, (page(found) + _data(RESULTS / "data.json")).encode())
     print(f"wrote {path.relative_to(ROOT)}")
     return 0
 
@@ -115,6 +116,15 @@ def _made_by(results: Results) -> str:
     if not kinds:
         return ""
     return "Made by " + "; and ".join(f"{where}: {count} results" for where, count in kinds.items()) + ".\n"
+
+
+def _data(path: Path) -> str:
+    """The checksums of the data."""
+    rows = table_of(checksums(path))
+    if not rows:
+        return ""
+    told = "First 16 digits of the SHA-256 over names, shapes and contents of the arrays; `data.json` has all."
+    return f"\n## Data\n\n{told}\n\n{_tables.table(['cached', 'SHA-256', 'made with'], rows)}"
 
 
 def _records(results: Results) -> list[Any]:
