@@ -36,13 +36,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             for unit in left:
                 print(unit.experiment, f"{unit.variant!r}", "draw", unit.draw, "seeds", *unit.seeds)
             return 0
-        for name, draw in sorted({(unit.experiment, unit.draw) for unit in left}):
-            experiment(name).prepare(draw, trainer(given.framework, given.device), quick=given.quick)
-        print(f"{len(work)} units, {len(work) - len(left)} done before; results in {folder}", flush=True)
-        return _run(left, folder, given)
+        without_data = _prepare(left, given)
+        left = [unit for unit in left if (unit.experiment, unit.draw) not in without_data]
+        print(f"{len(work)} units, {len(left)} to do; results in {folder}", flush=True)
+        return max(3 if without_data else 0, _run(left, folder, given))
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _prepare(left: list[Unit], given: argparse.Namespace) -> set[tuple[str, int]]:
+    """Make what the units need; the experiments and draws whose data can neither be read nor made here."""
+    missing = set()
+    for name, draw in sorted({(unit.experiment, unit.draw) for unit in left}):
+        try:
+            experiment(name).prepare(draw, trainer(given.framework, given.device), quick=given.quick)
+        except ImportError as error:
+            print(f"{name}: draw {draw} is left out, its data are not in {CACHE}: {error}", file=sys.stderr)
+            missing.add((name, draw))
+    return missing
 
 
 def _run(left: list[Unit], folder: Path, given: argparse.Namespace) -> int:

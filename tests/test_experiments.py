@@ -6,6 +6,7 @@ import ctypes
 import importlib
 import json
 import lzma
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import pytest
 from experiments import _cache, _cli, _registry
 from experiments._results import RESULTS
 from experiments.report._checksums import versions
-from experiments.speech._espeak import Speaker
 from experiments.synthetic import VARIANTS
 from experiments.synthetic import quick as little
 
@@ -107,11 +107,15 @@ def test_data_made_again_have_the_committed_checksum(
     assert str(_cache.read(tmp_path / f"{kept}.npz.xz")["checksum"]) == known["sha256"]
 
 
-def test_without_espeak_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_espeak_one_line_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     monkeypatch.setattr(ctypes, "CDLL", _missing)
-    with pytest.raises(SystemExit, match=r"^eSpeak NG is needed .* pip install espeakng-loader, or apt-get install"):
-        Speaker()
+    monkeypatch.setattr(_cache, "CACHE", tmp_path)
+    assert _cli.main(["speech", "--quick", "--out", str(tmp_path)]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"eSpeak NG is needed .* pip install espeakng-loader, or apt-get install libespeak-ng1", line)
 
 
 def _missing(name: str) -> None:

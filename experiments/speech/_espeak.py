@@ -57,7 +57,7 @@ class Speaker:
         # 2: no sound, synchronous; 1: events of phones too
         self.rate: int = library.espeak_Initialize(2, 0, data, 1)
         if self.rate <= 0:
-            raise SystemExit(MISSING)
+            raise ImportError(MISSING)
         self._samples: list[np.ndarray] = []
         self._events: list[Event] = []
         self._callback = _CALLBACK(self._receive)  # kept: the library holds no reference
@@ -102,4 +102,4 @@ def _find() -> tuple[Any, bytes | None]:
     try:
         return ctypes.CDLL("libespeak-ng.so.1"), None
     except OSError:
-        raise SystemExit(MISSING) from None
+        raise ImportError(MISSING) from None
