@@ -67,7 +67,7 @@ test-slow: .venv/dev.stamp
 
 # What is slow of the tests past one machine: processes that are killed, four ranks, two processes of JAX; some minutes.
 scale-test: .venv/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_rings.py tests/test_scale.py tests/test_sweep.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/test_chunked.py tests/test_rings.py tests/test_scale.py tests/test_sweep.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

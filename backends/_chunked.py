@@ -154,8 +154,8 @@ def _check_main(call: Call, query: Any, key: Any, value: Any) -> None:
     for name, array, axis in (("query", query, "D"), ("key", key, "D"), ("value", value, "Dv")):
         _whole(name, axis, array.chunks[-1])
     for name, array in (("key", key), ("value", value)):
-        for axis in range(len(call.batch)):
-            _agree(name, f"axis {axis}", array.chunks[axis], "query", query.chunks[axis])
+        for number in range(len(call.batch)):
+            _agree(name, f"axis {number}", array.chunks[number], "query", query.chunks[number])
     _agree("value", "Hk", value.chunks[-3], "key", key.chunks[-3])
     _agree("value", "N", value.chunks[-2], "key", key.chunks[-2])
     group = call.H // call.Hk if call.Hk else 1

@@ -189,6 +189,27 @@ def test_cubed_refuses_what_does_not_fit() -> None:
     assert "empty" in explain(empty, empty, empty).declined["cubed-blocks"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["threads", "processes"])
+def test_cubed_executors(executor: str) -> None:
+    cubed = pytest.importorskip("cubed")
+    spec = cubed.Spec(allowed_mem="500MB", executor_name=executor)
+    arrays = main_arrays(lambda array, chunks: cubed.from_array(array, chunks=chunks, spec=spec), *QKV)
+    check(Case(*QKV), indirect_attention(*arrays).compute(), None, "float64")
+
+
+@pytest.mark.slow
+def test_dask_distributed_gives_the_same_bits_as_threads() -> None:
+    distributed = pytest.importorskip("distributed")
+    output = indirect_attention(*main_arrays(dask_give(), *QKV), **chunked(dask_give(), BIASES["mlp"]))
+    here = output.compute()
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster),
+    ):
+        assert output.compute().tobytes() == here.tobytes()
+
+
 def test_lse_in_two_numbers_counts_keys_that_one_number_cannot() -> None:
     """Scores of -1e308 in blocks of 1 and 3 keys: every key has the weight 1/4."""
     call = check_call(np.zeros((1, 1, 2)), np.zeros((1, 4, 2)), np.zeros((1, 4, 1)))
