@@ -95,7 +95,7 @@ def multi_head_noise_energy(
     value_projection : array of shape (d, H dh), optional
     output_projection : array of shape (H dh, d_out), optional
     form : str
-        exact: sigma^2 sum_hg G_hg tr(T_h^T C T_g), with G of :func:`head_overlaps` and T_h = W_h O_h; mixed terms may
+        exact: sigma^2 sum_hg G_hg tr(T_h^T R T_g), with G of :func:`head_overlaps` and T_h = W_h O_h; mixed terms may
         be negative. paper: (sigma^2 d / H) sum_h sum_i (a_i^h)^2, which agrees for white noise and projections with
         orthonormal rows and columns.
 

@@ -216,7 +216,7 @@ def equivalent_sigma(
     Returns
     -------
     array of shape (...)
-        sqrt(energy / (S2 tr(W^T C W))): sqrt(2 + n_eff ||mu_y - mu_x||^2 / d) for a misalignment of independent
+        sqrt(energy / (S2 tr(W^T R W))): sqrt(2 + n_eff ||mu_y - mu_x||^2 / d) for a misalignment of independent
         sequences of unit variance and an orthogonal W; inf where no level of such noise has an energy.
 
     Raises

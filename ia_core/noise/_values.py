@@ -6,15 +6,15 @@ array              shape                   meaning
 weights            (..., N)                a, independent of the tokens and of the noise
 mean               (..., d)                mu of the tokens x_i; 0 by default
 covariance         (..., d, d)             Sigma of the tokens x_i; the identity by default
-noise_covariance   (..., d, d)             C of the noise at sigma = 1; the identity by default
+noise_covariance   (..., d, d)             R of the noise at sigma = 1; the identity by default
 projection         (d, dv)                 W_v, applied as x W, as :class:`ia_core.Linear` does; none by default
 =================  ======================  ===============================================================
 
 Leading axes of means and covariances, and the axes of sigma, broadcast to those of the weights.
-Tokens are independent of each other, noise has mean 0 and covariance sigma^2 C, independent for each token. With
+Tokens are independent of each other, noise has mean 0 and covariance sigma^2 R, independent for each token. With
 S2 = sum_i a_i^2 the output o* = sum_i a_i x_i W and its noise have the energies
 
-    E||o^ - o*||^2 = sigma^2 S2 tr(W^T C W)
+    E||o^ - o*||^2 = sigma^2 S2 tr(W^T R W)
     E||o*||^2      = S2 tr(W^T Sigma W) + ||mu W||^2
 """
 
@@ -111,7 +111,7 @@ def noise_energy(
         Of the noise at sigma = 1.
     projection : array of shape (d, dv), optional
     form : str
-        exact: sigma^2 S2 tr(W^T C W). paper: sigma^2 d S2, whatever C and W are; it agrees where tr(W^T C W) = d, as
+        exact: sigma^2 S2 tr(W^T R W). paper: sigma^2 d S2, whatever R and W are; it agrees where tr(W^T R W) = d, as
         for white noise and ||W||_F^2 = d, and so for orthonormal rows of W.
 
     Returns
