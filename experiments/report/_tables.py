@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
+from .._registry import experiment
 from ..synthetic._noise import FRACTIONS, SIGMAS
 from ._statistics import Estimate, Results, estimate
 
@@ -18,14 +17,19 @@ Row = list[str]
 def table(head: Row, rows: list[Row]) -> str:
     """A table in Markdown; nothing where there are no rows."""
     if not rows:
-        return "*No results are committed.*\n"
-    lines = [head, ["---"] * len(head), *rows]
+        return "*Not run yet.*\n"
+    lines = [head, ["---"] * len(head), *([*row, *[""] * (len(head) - len(row))] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def told(found: Estimate | None, digits: int) -> str:
     """An estimate, or a dash."""
     return "–" if found is None else found.text(digits)
+
+
+def absent(name: str, variant: str) -> Row:
+    """The row of a variant without results, and how to get them."""
+    return [variant, f"*not run yet:* `python -m experiments {name} --only '{variant}'`"]
 
 
 def accuracy(results: Any) -> float:
@@ -45,15 +49,17 @@ def synthetic(results: Results) -> str:
         ("Ten times the data", ("sorting, 10 x", "retrieval, 10 x"), ""),
         ("Learning rates that were tried, on seeds of their own", ("tuning",), ""),
     ):
-        names = [name for name in results.records if name.startswith(prefixes)]
-        if reference.endswith("indirect") and reference in results.records:
+        names = [name for name in experiment("synthetic").VARIANTS if name.startswith(prefixes)]
+        if reference.endswith("indirect"):
             names.insert(0, reference)
         head = ["variant", "accuracy", "on the first 200", "seeds"]
         head += [f"paired difference to {reference.split(': ')[1]}"] if reference else []
         rows = []
         for name in names:
             found = results.of(name, accuracy)
-            assert found is not None
+            if found is None:
+                rows.append(absent("synthetic", name))
+                continue
             few = results.of(name, lambda one: one["accuracy_200"])
             row = [name, found.text(3), told(few, 3), str(found.n)]
             if reference:
@@ -65,7 +71,8 @@ def synthetic(results: Results) -> str:
 
 
 def _noise(results: Results) -> str:
-    names = [name for name, found in results.records.items() if _any(found)["options"]["noise"]]
+    names = [name for name, options in experiment("synthetic").VARIANTS.items() if options.noise]
+    names = [name for name in names if name in results.records]
     head = ["σ", *map("{:g}".format, SIGMAS), "first layer's SNR at σ = 1"]
     rows = []
     for name in names:
@@ -96,7 +103,7 @@ def osod(results: Results) -> str:
         for measure in ("AP50", "AP75")
         for part in ("seen", "unseen")
     }
-    return _plain(results, columns, 1)
+    return _plain("osod", results, columns, 1)
 
 
 def speech(results: Results) -> str:
@@ -109,7 +116,7 @@ def speech(results: Results) -> str:
         "0 dB, 20 ms": lambda one: one["tests"]["0 dB"]["within_20_ms"],
         "mean error, ms": lambda one: one["tests"]["known voices"]["mean_error_ms"],
     }
-    return _plain(results, columns, 1)
+    return _plain("speech", results, columns, 1)
 
 
 def retrieval(results: Results) -> str:
@@ -117,24 +124,17 @@ def retrieval(results: Results) -> str:
     columns: dict[str, Callable[[Any], float]] = {
         f"gap {gap}": (lambda one, gap=gap: one["recall"][gap]["word_at_1"]) for gap in ("0", "3", "6", "9", "12")
     }
-    return _plain(results, columns, 1)
+    return _plain("retrieval", results, columns, 1)
 
 
-def _plain(results: Results, columns: dict[str, Callable[[Any], float]], digits: int) -> str:
+def _plain(owner: str, results: Results, columns: dict[str, Callable[[Any], float]], digits: int) -> str:
     rows = []
-    for name, found in results.records.items():
+    for name in experiment(owner).VARIANTS:
+        found = results.records.get(name)
+        if not found:
+            rows.append(absent(owner, name))
+            continue
         draws = len({draw for draw, _ in found})
         seeds = f"{len(found)} in {draws} draw{'s' if draws > 1 else ''}"
         rows.append([name, *(told(results.of(name, read), digits) for read in columns.values()), seeds])
     return table(["variant", *columns, "seeds"], rows)
-
-
-def _any(found: dict[Any, Any]) -> Any:
-    return next(iter(found.values()))
-
-
-def by_draw(results: Results, variant: str, read: Callable[[Any], float]) -> list[float]:
-    """Means of each draw of the data."""
-    found = results.records.get(variant, {})
-    draws = sorted({draw for draw, _ in found})
-    return [float(np.mean([read(one["results"]) for key, one in found.items() if key[0] == draw])) for draw in draws]
