@@ -53,7 +53,9 @@ PATHS = {
     "torch-native": "torch",
     "torch-lines": "torch",
     "torch-sdpa": "torch",
+    "torch-triton": "torch",
     "torch-tiled": "torch",
+    "torch-triton-rounded": "torch",  # after a path that declines nothing it does not: for those who ask for it
     "jax-native": "jax",
     "jax-jit": "jax",
     "dask-blocks": "dask",
@@ -242,6 +244,14 @@ def load(name: str) -> Any:
         from . import _torch
 
         return _torch
+    if name == "torch-triton":
+        from . import _torch_triton
+
+        return _torch_triton
+    if name == "torch-triton-rounded":
+        from . import _torch_triton_rounded
+
+        return _torch_triton_rounded
     if name == "torch-tiled":
         from . import _torch_tiled
 

@@ -1,0 +1,228 @@
+"""The backward kernels for GPUs: one for what belongs to queries and to the bias, one for what belongs to keys.
+
+With ``p_ij = exp(s_ij - lse_i)`` and ``r_i = <do_i, o_i> - d lse_i``, ``ds_ij = p_ij (<do_i, v_j> - r_i)`` (IA-G-12). Both
+compute the tiles of p and ds anew. No two programs add to the same number, so that results are the same in every call.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ._triton_forward import LN2, LOG2E, load_rows, scores_in_tile
+from ._triton_tile import FEW, part_sums, part_sums_by_search, product, slopes_times, weighted_sum
+
+__all__ = ["backward_keys", "backward_queries"]
+
+
+@triton.jit
+def _weights(s, base, NATURAL: tl.constexpr, SHIFT: tl.constexpr):
+    if NATURAL:
+        p = tl.exp2((s - base) * LOG2E + SHIFT)
+    else:
+        p = tl.exp2(s - (base - SHIFT))
+    return p
+
+
+@triton.jit
+def _scores_gradient(
+    q, do, k, v, x, p_at, code, low, r, i, j, edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n,
+    M, N, scale, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
+    NATURAL: tl.constexpr, SHIFT: tl.constexpr, SEARCH: tl.constexpr,
+):  # fmt: skip
+    """Weights and ds of a tile. Its axes are those of ``q k^T``: keys and queries may change places."""
+    s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
+    s = scores_in_tile(
+        s, x, p_at, code, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m, mask_n, i, j, M, N,
+        STEPS, DENSE, MASKED, TAIL, SEARCH,
+    )  # fmt: skip
+    p = _weights(s, low, NATURAL, SHIFT)
+    ds = p * (product(do, tl.trans(v), tl.zeros((do.shape[0], v.shape[0]), tl.float32)) - r)
+    if DENSE or MASKED or SEARCH:
+        ds = tl.where(p == 0.0, 0.0, ds)  # nothing flows where nothing is read, also where a product is not finite
+    if SHIFT > 0:
+        ds *= 2.0**-SHIFT
+    return p, ds
+
+
+@triton.jit
+def backward_queries(
+    query, key, value, output, cotangent, lse_cotangent, base, rest,
+    query_positions, value_positions, codes, edges, slopes, lines, bias, mask,
+    d_query, d_positions, sums, far_sums,
+    q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d,
+    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, codes_b,
+    H, GROUP, M, N, D, DV, table, scale, factor,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
+    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a block of queries and of its positions, and its part of the sums over cells; writes ``rest``, r.
+
+    ``sums`` and ``far_sums`` have a row of ``table`` numbers for each program and begin as zeros.
+    """
+    blocks = tl.cdiv(M, ROWS)
+    program = tl.program_id(0)
+    block, bh = program % blocks, program // blocks
+    b, h = (bh // H).to(tl.int64), (bh % H).to(tl.int64)
+    i, d, e = block * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    column = tl.arange(0, COLUMNS)
+    key += b * k_b + (h // GROUP) * k_h
+    value += b * v_b + (h // GROUP) * v_h
+    bias += b * bias_b + h * bias_h
+    mask += b * mask_b + h * mask_h
+    q = load_rows(query + b * q_b + h * q_h, i[:, None], d[None, :], q_m, q_d, M, D, PAD_D or ROW_TAIL)
+    row = bh.to(tl.int64) * M
+    do = load_rows(cotangent + row * DV, i[:, None], e[None, :], DV, 1, M, DV, PAD_DV or ROW_TAIL)
+    o = load_rows(output + row * DV, i[:, None], e[None, :], DV, 1, M, DV, PAD_DV or ROW_TAIL)
+    r = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1) - tl.load(lse_cotangent + row + i, mask=i < M, other=0.0)
+    tl.store(rest + row + i, r, mask=i < M)
+    low = tl.load(base + row + i, mask=i < M, other=float("inf"))
+    tiles = tl.cdiv(N, COLUMNS)
+    code = 0
+    p_at = tl.zeros((ROWS,), tl.float32)
+    x = tl.zeros((COLUMNS,), tl.float32)
+    if STEPS > 0:
+        p_at = tl.load(query_positions + b * qp_b + tl.minimum(i, M - 1))
+        value_positions += b * vp_b
+        codes += b * codes_b + block * tiles
+        slopes += h * table
+        lines += h * table
+        sums += program.to(tl.int64) * table
+        far_sums += program.to(tl.int64) * table
+        code = tl.load(codes)
+    dq = tl.zeros((ROWS, BLOCK_D), tl.float32)
+    moved = tl.zeros((ROWS,), tl.float32)
+    most = 0
+    for j0 in range(0, N, COLUMNS):
+        j = j0 + column
+        own = code
+        if STEPS > 0:
+            code = tl.load(codes + tl.minimum(j0 // COLUMNS + 1, tiles - 1))
+            x = tl.load(value_positions + tl.minimum(j, N - 1))
+            most = tl.maximum(most, own >> 16)
+        k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
+        v = load_rows(value, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
+        _, ds = _scores_gradient(
+            q, do, k, v, x[None, :], p_at[:, None], own, low[:, None], r[:, None], i[:, None], j[None, :],
+            edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
+            STEPS, DENSE, MASKED, TAIL, NATURAL, 0, False,
+        )  # fmt: skip
+        if STEPS > 0:
+            moved += part_sums(ds, x[None, :], p_at[:, None], own, edges, slopes, sums, far_sums)
+        dq = weighted_sum(ds, k, dq, PARTS)
+    if STEPS > 0:
+        if most > FEW:
+            for j0 in tl.range(0, N, COLUMNS, num_stages=1):
+                own = tl.load(codes + j0 // COLUMNS)
+                if (own >> 16) > FEW:
+                    j = j0 + column
+                    x = tl.load(value_positions + tl.minimum(j, N - 1))
+                    k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
+                    v = load_rows(value, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
+                    _, ds = _scores_gradient(
+                        q, do, k, v, x[None, :], p_at[:, None], own, low[:, None], r[:, None], i[:, None], j[None, :],
+                        edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
+                        STEPS, DENSE, MASKED, TAIL, NATURAL, 0, True,
+                    )  # fmt: skip
+                    x, p_here = x[None, :], p_at[:, None]
+                    moved += part_sums_by_search(ds, x, p_here, edges, slopes, sums, far_sums, STEPS)
+                    dq = weighted_sum(ds, k, dq, PARTS)
+        tl.store(d_positions + row + i, moved * -LN2, mask=i < M)
+    at = d_query + (row + i)[:, None] * D + d[None, :]
+    tl.store(at, (dq * factor).to(d_query.dtype.element_ty), mask=(i[:, None] < M) & (d[None, :] < D))
+
+
+@triton.jit
+def backward_keys(
+    query, key, value, cotangent, base, rest,
+    query_positions, value_positions, codes, edges, slopes, lines, bias, mask,
+    d_key, d_value, d_positions,
+    q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d,
+    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, codes_b,
+    H, GROUP, M, N, D, DV, table, scale, factor,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
+    NATURAL: tl.constexpr, PARTS: tl.constexpr, WEIGHT_PARTS: tl.constexpr, SHIFT: tl.constexpr,
+    PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOVE: tl.constexpr,
+):  # fmt: skip
+    """Gradients of a block of keys and values for one query head, and of their positions where these ``MOVE``.
+
+    Tiles are (keys, queries) here, ``COLUMNS`` keys and ``ROWS`` queries.
+    """
+    blocks = tl.cdiv(N, COLUMNS)
+    block, bh = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    b, h = (bh // H).to(tl.int64), (bh % H).to(tl.int64)
+    j, d, e = block * COLUMNS + tl.arange(0, COLUMNS), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    line = tl.arange(0, ROWS)
+    query += b * q_b + h * q_h
+    bias += b * bias_b + h * bias_h
+    mask += b * mask_b + h * mask_h
+    row = bh.to(tl.int64) * M
+    k = load_rows(key + b * k_b + (h // GROUP) * k_h, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
+    v = load_rows(value + b * v_b + (h // GROUP) * v_h, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
+    tiles = blocks
+    code = 0
+    x = tl.zeros((COLUMNS,), tl.float32)
+    p_at = tl.zeros((ROWS,), tl.float32)
+    if STEPS > 0:
+        x = tl.load(value_positions + b * vp_b + tl.minimum(j, N - 1))
+        query_positions += b * qp_b
+        codes += b * codes_b + block
+        slopes += h * table
+        lines += h * table
+        code = tl.load(codes)
+    dk = tl.zeros((COLUMNS, BLOCK_D), tl.float32)
+    dv = tl.zeros((COLUMNS, BLOCK_DV), tl.float32)
+    moved = tl.zeros((COLUMNS,), tl.float32)
+    last = tl.cdiv(M, ROWS) - 1
+    most = 0
+    for i0 in range(0, M, ROWS):
+        i = i0 + line
+        own = code
+        if STEPS > 0:
+            code = tl.load(codes + tl.minimum(i0 // ROWS + 1, last) * tiles)
+            p_at = tl.load(query_positions + tl.minimum(i, M - 1))
+            most = tl.maximum(most, own >> 16)
+        q = load_rows(query, i[:, None], d[None, :], q_m, q_d, M, D, PAD_D or ROW_TAIL)
+        do = load_rows(cotangent + row * DV, i[:, None], e[None, :], DV, 1, M, DV, PAD_DV or ROW_TAIL)
+        low = tl.load(base + row + i, mask=i < M, other=float("inf"))
+        r = tl.load(rest + row + i, mask=i < M, other=0.0)
+        p, ds = _scores_gradient(
+            k, v, q, do, x[:, None], p_at[None, :], own, low[None, :], r[None, :], i[None, :], j[:, None],
+            edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
+            STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, False,
+        )  # fmt: skip
+        dv = weighted_sum(p, do, dv, WEIGHT_PARTS)
+        if MOVE:
+            moved += slopes_times(ds, x[:, None], p_at[None, :], own, edges, slopes, STEPS, False)
+        dk = weighted_sum(ds, q, dk, PARTS)
+    if STEPS > 0:
+        if most > FEW:
+            for i0 in tl.range(0, M, ROWS, num_stages=1):
+                own = tl.load(codes + (i0 // ROWS) * tiles)
+                if (own >> 16) > FEW:
+                    i = i0 + line
+                    p_at = tl.load(query_positions + tl.minimum(i, M - 1))
+                    q = load_rows(query, i[:, None], d[None, :], q_m, q_d, M, D, PAD_D or ROW_TAIL)
+                    do = load_rows(cotangent + row * DV, i[:, None], e[None, :], DV, 1, M, DV, PAD_DV or ROW_TAIL)
+                    low = tl.load(base + row + i, mask=i < M, other=float("inf"))
+                    r = tl.load(rest + row + i, mask=i < M, other=0.0)
+                    p, ds = _scores_gradient(
+                        k, v, q, do, x[:, None], p_at[None, :], own, low[None, :], r[None, :], i[None, :], j[:, None],
+                        edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
+                        STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, True,
+                    )  # fmt: skip
+                    dv = weighted_sum(p, do, dv, WEIGHT_PARTS)
+                    if MOVE:
+                        moved += slopes_times(ds, x[:, None], p_at[None, :], own, edges, slopes, STEPS, True)
+                    dk = weighted_sum(ds, q, dk, PARTS)
+    if MOVE:
+        tl.store(d_positions + bh.to(tl.int64) * N + j, moved * LN2, mask=j < N)
+    if SHIFT > 0:
+        dv *= 2.0**-SHIFT
+    row = (bh * N + j).to(tl.int64)[:, None]
+    at = d_key + row * D + d[None, :]
+    tl.store(at, (dk * factor).to(d_key.dtype.element_ty), mask=(j[:, None] < N) & (d[None, :] < D))
+    at = d_value + row * DV + e[None, :]
+    tl.store(at, dv.to(d_value.dtype.element_ty), mask=(j[:, None] < N) & (e[None, :] < DV))

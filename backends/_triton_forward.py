@@ -1,0 +1,158 @@
+"""The forward kernel for GPUs: a block of queries of one head against all keys, tile by tile, with an online softmax.
+
+Scores are in units of log 2, so that an exponential is one instruction; beside a bias that is a matrix they are as they
+stand (``NATURAL``), because the largest numbers of float32 would overflow.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ._triton_tile import FEW, add_bias, product, weighted_sum
+
+__all__ = ["LN2", "LOG2E", "forward", "load_rows", "scores_in_tile"]
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def load_rows(pointer, rows, columns, stride, step, MORE, WIDTH, CHECK: tl.constexpr):
+    """Rows of an array, 0 beyond its ends; ``CHECK`` says whether the tile may reach there."""
+    at = pointer + rows.to(tl.int64) * stride + columns * step
+    if CHECK:
+        tile = tl.load(at, mask=(rows < MORE) & (columns < WIDTH), other=0.0)
+    else:
+        tile = tl.load(at)
+    return tile
+
+
+@triton.jit
+def scores_in_tile(
+    s, x, p, code, edges, slopes, lines, bias, bias_rows, bias_columns, mask, mask_rows, mask_columns, rows, columns,
+    M, N, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, SEARCH: tl.constexpr,
+):  # fmt: skip
+    """Scaled products with the bias, -inf where nothing may be attended to.
+
+    ``rows`` and ``columns`` are the numbers of queries and keys, one of them as a row and the other as a column; ``x`` and
+    ``p`` are the positions of values and queries, likewise.
+    """
+    if STEPS > 0:
+        s = add_bias(s, x, p, code, edges, slopes, lines, STEPS, SEARCH)
+    if DENSE or MASKED:
+        there = (rows < M) & (columns < N)
+    if DENSE:
+        at = rows.to(tl.int64) * bias_rows + columns.to(tl.int64) * bias_columns
+        s += tl.load(bias + at, mask=there, other=0.0).to(tl.float32)
+    if MASKED:
+        at = rows.to(tl.int64) * mask_rows + columns.to(tl.int64) * mask_columns
+        s = tl.where(tl.load(mask + at, mask=there, other=0) != 0, s, float("-inf"))
+    if TAIL:
+        s = tl.where(columns < N, s, float("-inf"))
+    return s
+
+
+@triton.jit
+def _with_tile(
+    acc, top, total, q, j, code, p_at, i, d, e, key, value, value_positions, edges, slopes, lines, bias, mask,
+    k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale,
+    STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, NATURAL: tl.constexpr,
+    PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SEARCH: tl.constexpr,
+):  # fmt: skip
+    """Weighted sum, maximum and sum of the rows with one more tile of keys."""
+    x = p_at
+    if STEPS > 0:
+        x = tl.load(value_positions + tl.minimum(j, N - 1))
+    k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
+    s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
+    s = scores_in_tile(
+        s, x[None, :], p_at[:, None], code, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m, mask_n,
+        i[:, None], j[None, :], M, N, STEPS, DENSE, MASKED, TAIL, SEARCH,
+    )  # fmt: skip
+    new = tl.maximum(top, tl.max(s, 1))
+    safe = tl.where(new == float("-inf"), 0.0, new)
+    if NATURAL:
+        p = tl.exp2((s - safe[:, None]) * LOG2E + SHIFT)
+        kept = tl.exp2((top - safe) * LOG2E)
+    else:
+        p = tl.exp2(s - (safe - SHIFT)[:, None])
+        kept = tl.exp2(top - safe)
+    total = total * kept + tl.sum(p, 1)
+    acc = acc * kept[:, None]
+    v = load_rows(value, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
+    return weighted_sum(p, v, acc, PARTS), new, total
+
+
+@triton.jit
+def forward(
+    query, key, value, output, lse, base, query_positions, value_positions, codes, edges, slopes, lines, bias, mask,
+    q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d,
+    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, codes_b,
+    H, GROUP, M, N, D, DV, table, scale,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
+    NATURAL: tl.constexpr, PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
+):  # fmt: skip
+    """One program for each block of queries and head; the output and the two statistics are contiguous.
+
+    ``base`` is the lse in the units of the scores, +inf for a row without anything to attend to: for the gradient.
+    """
+    blocks = tl.cdiv(M, ROWS)
+    block, bh = tl.program_id(0) % blocks, tl.program_id(0) // blocks
+    b, h = (bh // H).to(tl.int64), (bh % H).to(tl.int64)
+    i, d, e = block * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
+    column = tl.arange(0, COLUMNS)
+    key += b * k_b + (h // GROUP) * k_h
+    value += b * v_b + (h // GROUP) * v_h
+    bias += b * bias_b + h * bias_h
+    mask += b * mask_b + h * mask_h
+    q = load_rows(query + b * q_b + h * q_h, i[:, None], d[None, :], q_m, q_d, M, D, PAD_D or ROW_TAIL)
+    tiles = tl.cdiv(N, COLUMNS)
+    code = 0
+    p_at = tl.zeros((ROWS,), tl.float32)
+    if STEPS > 0:
+        p_at = tl.load(query_positions + b * qp_b + tl.minimum(i, M - 1))
+        value_positions += b * vp_b
+        codes += b * codes_b + block * tiles
+        slopes += h * table
+        lines += h * table
+        code = tl.load(codes)
+    acc = tl.zeros((ROWS, BLOCK_DV), tl.float32)
+    top = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    most = 0
+    for j0 in range(0, N, COLUMNS):
+        own = code
+        if STEPS > 0:
+            # Read ahead: the branch on it must not wait.
+            code = tl.load(codes + tl.minimum(j0 // COLUMNS + 1, tiles - 1))
+            most = tl.maximum(most, own >> 16)
+        acc, top, total = _with_tile(
+            acc, top, total, q, j0 + column, own, p_at, i, d, e, key, value, value_positions, edges, slopes, lines,
+            bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale,
+            STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, False,
+        )  # fmt: skip
+    if STEPS > 0:
+        if most > FEW:
+            for j0 in tl.range(0, N, COLUMNS, num_stages=1):
+                own = tl.load(codes + j0 // COLUMNS)
+                if (own >> 16) > FEW:
+                    acc, top, total = _with_tile(
+                        acc, top, total, q, j0 + column, own, p_at, i, d, e, key, value, value_positions, edges,
+                        slopes, lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV,
+                        scale, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, True,
+                    )  # fmt: skip
+    empty = total == 0.0
+    acc = acc / tl.where(empty, 1.0, total)[:, None]
+    if NATURAL:
+        natural = top + (tl.log2(total) - SHIFT) * LN2
+        own_units = natural
+    else:
+        own_units = top - SHIFT + tl.log2(total)
+        natural = own_units * LN2
+    row = (bh * M + i).to(tl.int64)
+    tl.store(lse + row, tl.where(empty, float("-inf"), natural), mask=i < M)
+    tl.store(base + row, tl.where(empty, float("inf"), own_units), mask=i < M)
+    at = output + row[:, None] * DV + e[None, :]
+    tl.store(at, acc.to(output.dtype.element_ty), mask=(i[:, None] < M) & (e[None, :] < DV))

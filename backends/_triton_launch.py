@@ -1,0 +1,332 @@
+"""Sizes of tiles, tables and strides for the Triton kernels, and their launches."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+import triton
+from torch import Tensor
+
+from ._triton_backward import backward_keys, backward_queries
+from ._triton_forward import forward as forward_kernel
+from ._triton_tile import FEW, classify
+
+__all__ = ["Tiling", "backward", "forward", "tiling"]
+
+Maybe: TypeAlias = Tensor | None
+LOG2E = 1 / math.log(2)
+LARGEST = 3.4e38  # below the largest float32: what is finite stays so
+TILES = 32  # whose codes one program finds
+
+
+class Tiling(NamedTuple):
+    """Queries and keys of a tile, warps of a program, and loads under way at a time."""
+
+    rows: int
+    columns: int
+    warps: int
+    stages: int
+
+
+def tiling(kernel: str, half: bool, width: int) -> Tiling:
+    """Sizes for one of the kernels ``forward``, ``queries`` and ``keys``; ``width`` is the wider of D and Dv."""
+    if triton.knobs.runtime.interpret:
+        return Tiling(32, 32, 1, 1)
+    if not half:
+        return Tiling(64, 32, 4, 2) if width <= 64 else Tiling(32, 32, 4, 1)
+    if width > 128:
+        return Tiling(64, 32, 4, 2)
+    return _HALVES[kernel, width > 64]
+
+
+_HALVES = {
+    ("forward", False): Tiling(128, 64, 4, 3),
+    ("queries", False): Tiling(128, 64, 8, 2),
+    ("keys", False): Tiling(64, 128, 8, 2),
+    ("forward", True): Tiling(128, 64, 8, 3),
+    ("queries", True): Tiling(64, 64, 4, 2),
+    ("keys", True): Tiling(64, 64, 4, 2),
+}
+
+
+class Tables(NamedTuple):
+    """The lines as the kernels read them, in units of log 2, each table longer than its cells."""
+
+    edges: Tensor  # (2 ** steps + FEW,)
+    slopes: Tensor  # (H, cells + FEW + 1)
+    lines: Tensor
+    steps: int
+
+    @property
+    def row(self) -> int:
+        return self.slopes.shape[1]
+
+
+def forward(
+    arrays: list[Tensor],
+    lines: list[Any],
+    bias: Maybe,
+    mask: Maybe,
+    scale: float,
+    smooth: bool,
+    rounded: bool,
+    results: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Fill output, lse and base of ``_torch_triton._forward``."""
+    output, lse, base = results
+    if output.numel() == 0 or arrays[1].shape[-2] == 0:
+        output.zero_(), lse.fill_(-math.inf), base.fill_(math.inf)
+        return
+    with _on(arrays[0]):
+        call = _Arguments(arrays, bias, mask, scale, rounded)
+        tile = tiling("forward", call.half, call.width)
+        tables = None if lines[0] is None else tables_of(lines, smooth)
+        placed = call.placed(tables, lines, tile)
+        forward_kernel[(triton.cdiv(call.M, tile.rows) * call.B * call.H,)](
+            *call.arrays,
+            *results,
+            *placed,
+            *call.over_scores,
+            *call.strides(placed),
+            *call.sizes(tables),
+            call.scale,
+            **call.constants(tile, tables),
+            ROW_TAIL=call.M % tile.rows != 0,
+            PARTS=call.parts,
+            SHIFT=call.shift,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )
+
+
+def backward(
+    arrays: list[Tensor],
+    lines: list[Any],
+    bias: Maybe,
+    mask: Maybe,
+    scale: float,
+    rounded: bool,
+    kept: list[Tensor],
+    found: list[Tensor],
+) -> None:
+    """Fill the gradients of ``_torch_triton._backward``."""
+    if arrays[0].numel() == 0 or arrays[1].numel() == 0 or kept[0].numel() == 0:
+        for gradient in found:
+            gradient.zero_()
+        return
+    with _on(arrays[0]):
+        call = _Arguments(arrays, bias, mask, scale, rounded)
+        output, base, cotangent, lse_cotangent = kept
+        cotangent = cotangent.to(arrays[0].dtype).contiguous()
+        rest = torch.empty_like(base)
+        tables = None if lines[0] is None else tables_of(lines, False)
+        moves = len(found) > 3 and found[6].numel() > 0
+        own = [output, cotangent, lse_cotangent.contiguous(), base, rest]
+        d_positions = _queries(call, tables, lines, own, found)
+        d_values = _keys(call, tables, lines, [cotangent, base, rest], found, moves)
+        if d_positions is not None:
+            torch.sum(d_positions, 1, out=found[5])
+        if d_values is not None:
+            torch.sum(d_values, 1, out=found[6])
+
+
+def _queries(call: _Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor]) -> Maybe:
+    tile = tiling("queries", call.half, call.width)
+    programs = triton.cdiv(call.M, tile.rows) * call.B * call.H
+    placed = call.placed(tables, lines, tile)
+    d_positions, sums = None, call.arrays[:1] * 2
+    if tables is not None:
+        d_positions = own[3].new_empty((call.B, call.H, call.M))
+        sums = own[3].new_zeros((2, programs, tables.row))
+    backward_queries[(programs,)](
+        *call.arrays,
+        *own,
+        *placed,
+        *call.over_scores,
+        found[0],
+        own[3] if d_positions is None else d_positions,
+        *sums,
+        *call.strides(placed),
+        *call.sizes(tables),
+        call.scale,
+        call.factor,
+        **call.constants(tile, tables),
+        ROW_TAIL=call.M % tile.rows != 0,
+        PARTS=call.gradient_parts,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    if tables is not None:
+        cells = found[3].shape[1]
+        added = sums.view(2, call.B, call.H, -1, tables.row)[..., :cells].sum((1, 3), dtype=torch.float64)
+        found[4].copy_(added[0]), found[3].copy_(added[1])
+    return d_positions
+
+
+def _keys(
+    call: _Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor], moves: bool
+) -> Maybe:
+    tile = tiling("keys", call.half, call.width)
+    placed = call.placed(tables, lines, tile)
+    gradients, apart = found[1:3], call.H != found[1].shape[1]
+    if apart:  # heads that share keys add their gradients, before the one rounding
+        gradients = [own[1].new_empty((call.B, call.H, *array.shape[2:])) for array in gradients]
+    d_values = own[1].new_empty((call.B, call.H, call.N)) if moves else None
+    backward_keys[(triton.cdiv(call.N, tile.columns) * call.B * call.H,)](
+        *call.arrays,
+        *own,
+        *placed,
+        *call.over_scores,
+        *gradients,
+        own[1] if d_values is None else d_values,
+        *call.strides(placed),
+        *call.sizes(tables),
+        call.scale,
+        call.factor,
+        **call.constants(tile, tables),
+        ROW_TAIL=call.M % tile.rows != 0,
+        PARTS=call.gradient_parts,
+        WEIGHT_PARTS=call.parts,
+        SHIFT=call.shift,
+        MOVE=moves,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    if apart:
+        for gradient, each in zip(found[1:3], gradients, strict=True):
+            shape = gradient.shape
+            gradient.copy_(each.view(call.B, shape[1], -1, *shape[2:]).sum(2))
+    return d_values
+
+
+class _Arguments:
+    """What the kernels have in common: arrays that are clean behind the mask, their strides and sizes."""
+
+    def __init__(self, arrays: list[Tensor], bias: Maybe, mask: Maybe, scale: float, rounded: bool) -> None:
+        arrays = _cleaned(arrays, mask)
+        self.arrays = [array if array.stride(-1) == 1 else array.contiguous() for array in arrays]
+        query, key, value = self.arrays
+        (self.B, self.H, self.M, self.D), self.Hk, self.N = query.shape, key.shape[1], key.shape[2]
+        self.Dv = value.shape[-1]
+        self.width = max(self.D, self.Dv)
+        self.half = query.dtype != torch.float32
+        self.factor = scale
+        self.natural = bias is not None
+        self.scale = scale if self.natural else scale * LOG2E
+        self.bias, self.mask = bias, mask
+        bits = {torch.float16: 11, torch.bfloat16: 8}.get(query.dtype, 24)
+        # Two halves leave 2^-18 of a weight in bfloat16, 64 units of float32. What sums of float32 may be off by is more
+        # from 64 keys on, (2 c_N + 8) units; below, and never at a price that shows, three leave nothing.
+        parts = 3 if bits == 8 and self.N < 64 else 2
+        self.parts = 0 if not self.half else 1 if rounded else parts
+        # Products of float16 and numbers of any size are computed in float32: those would overflow, or lose their ends.
+        self.gradient_parts = 0 if not rounded and bits == 11 else self.parts
+        # float16 loses what is below 2^-24; weights are at most 1, and may be larger here.
+        self.shift = 14 if bits == 11 else 0
+
+    @property
+    def over_scores(self) -> list[Tensor]:
+        """Pointers to a bias and a mask, or to something else."""
+        mask = self.arrays[0] if self.mask is None else self.mask.view(torch.int8)
+        return [self.arrays[0] if self.bias is None else self.bias, mask]
+
+    def placed(self, tables: Tables | None, lines: list[Any], tile: Tiling) -> list[Tensor]:
+        """Positions of queries and values, codes of tiles, edges, slopes and lines."""
+        if tables is None:
+            return self.arrays[:1] * 6
+        places = [at[:1] if at.stride(0) == 0 else at for at in lines[3:]]
+        queries, values = (at if at.stride(1) == 1 else at.contiguous() for at in places)
+        B = max(queries.shape[0], values.shape[0])
+        blocks, tiles = triton.cdiv(self.M, tile.rows), triton.cdiv(self.N, tile.columns)
+        codes = torch.empty((B, blocks, tiles), dtype=torch.int32, device=queries.device)
+        classify[(blocks, triton.cdiv(tiles, TILES), B)](
+            queries,
+            values,
+            tables.edges,
+            codes,
+            _step(queries),
+            _step(values),
+            self.M,
+            self.N,
+            tiles,
+            ROWS=tile.rows,
+            COLUMNS=tile.columns,
+            TILES=TILES,
+            STEPS=tables.steps,
+            num_warps=4,
+        )
+        return [queries, values, codes, tables.edges, tables.slopes, tables.lines]
+
+    def strides(self, placed: list[Tensor]) -> list[int]:
+        """Of query, key and value, of a bias and a mask, and of the batch of positions and codes."""
+        found = [stride for array in self.arrays for stride in array.stride()]
+        for array in (self.bias, self.mask):
+            found += [0] * 4 if array is None else array.stride()
+        return [*found, *(_step(array) for array in placed[:3])]
+
+    def sizes(self, tables: Tables | None) -> list[int]:
+        group = self.H // self.Hk
+        return [self.H, group, self.M, self.N, self.D, self.Dv, 0 if tables is None else tables.row]
+
+    def constants(self, tile: Tiling, tables: Tables | None) -> dict[str, Any]:
+        wide = [max(16, triton.next_power_of_2(width)) for width in (self.D, self.Dv)]
+        return {
+            "BLOCK_D": wide[0],
+            "BLOCK_DV": wide[1],
+            "ROWS": tile.rows,
+            "COLUMNS": tile.columns,
+            "STEPS": 0 if tables is None else tables.steps,
+            "DENSE": self.bias is not None,
+            "MASKED": self.mask is not None,
+            "TAIL": self.N % tile.columns != 0,
+            "NATURAL": self.natural,
+            "PAD_D": wide[0] != self.D,
+            "PAD_DV": wide[1] != self.Dv,
+        }
+
+
+def tables_of(lines: list[Any], smooth: bool) -> Tables:
+    """The lines in units of log 2; of a ``smooth`` function, which jumps nowhere, without the cells of its knots."""
+    knots, slopes, intercepts = lines[:3]
+    if smooth:
+        edges, tables = knots, [slopes[:, ::2], intercepts[:, ::2]]
+    else:  # t is on the knot if it is above the number before it, and not above the knot
+        before = torch.nextafter(knots, torch.full_like(knots, -math.inf))
+        edges, tables = torch.stack([before, knots], 1).flatten(), [slopes, intercepts]
+    count, more = edges.shape[0], int(FEW.value) + 1
+    steps = max(1, count.bit_length())
+    longer = knots.new_full((2**steps - 1 + more,), math.inf)
+    longer[:count] = edges
+    found = []
+    for table in tables:
+        scaled = table * LOG2E
+        scaled = torch.where(torch.isfinite(scaled), scaled.clamp(-LARGEST, LARGEST), scaled)
+        full = longer.new_zeros((table.shape[0], count + 1 + more))
+        full[:, : count + 1] = scaled
+        found.append(full)
+    return Tables(longer, found[0], found[1], steps)
+
+
+def _cleaned(arrays: list[Tensor], mask: Maybe) -> list[Tensor]:
+    """Zeros where no attention is allowed; a key head for each query head where these have masks of their own."""
+    if mask is None:
+        return arrays
+    query, key, value = arrays
+    # Along expanded axes all is the same.
+    own = mask[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in mask.stride())]
+    asks, attended = own.any(-1, keepdim=True), own.any(-2)[..., None]  # (b, h, m, 1) and (b, h, n, 1)
+    if attended.shape[1] != 1 and key.shape[1] != query.shape[1]:
+        group = query.shape[1] // key.shape[1]
+        key, value = (array.repeat_interleave(group, 1) for array in (key, value))
+    return [torch.where(asks, query, 0.0), *(torch.where(attended, array, 0.0) for array in (key, value))]
+
+
+def _step(array: Tensor) -> int:
+    return 0 if array.shape[0] == 1 else array.stride(0)
+
+
+def _on(array: Tensor) -> AbstractContextManager[Any]:
+    return torch.cuda.device(array.device) if array.is_cuda else nullcontext()
