@@ -2,7 +2,8 @@
 
 The compilation of the bias into lines between knots is plain PyTorch and is differentiated as such, as in
 ``_torch_native``; the two operators below are opaque to ``torch.compile``. In halves the products are those of the
-tensor cores, which take weights as halves: here as a sum of two or three of them, whose rest is below the rounding of float32 sums
+tensor cores, which take weights as halves: here as a sum of two or three of them, whose rest is below the rounding of
+float32 sums
 (IA-P-03, IA-P-04). ``_torch_triton_rounded`` is the same with weights rounded to one half.
 """
 
@@ -22,13 +23,14 @@ from .._position_bias import PositionBias
 from . import _torch
 from ._compiled_bias import has_lines, lines_of
 from ._torch_native import over_scores
+from ._torch_triton_lines import lines_of_network
 
 __all__ = ["attend", "attend_in_parts", "declines", "why_not_here"]
 
 Maybe: TypeAlias = Tensor | None
 
 WIDEST = 256
-MOST_KNOTS = 16000  # a tile's code has 15 bits for the number of edges, two for each knot
+MOST_KNOTS, LONGEST = 32000, 1_000_000  # a cell, two for each knot, and a tile have 16 bits each
 
 
 def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None:
@@ -50,6 +52,8 @@ def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None
     knots = max((arrays[name].shape[-1] for name in _TABLES if name in arrays), default=0)
     if knots > MOST_KNOTS:
         return f"its tables hold up to {MOST_KNOTS} knots; the bias has {knots}"
+    if max(call.M, call.N) > LONGEST:
+        return f"its lists of tiles are for up to {LONGEST} positions; there are {max(call.M, call.N)}"
     return why_not_here(query.device.type)
 
 
@@ -100,9 +104,14 @@ def attend_in_parts(
 
 def _lines_in_batch(call: Call, bias: PositionBias) -> list[Any]:
     """Knots (K,), slopes and intercepts (H, 2 K + 1), and positions (B, M) and (B, N) in float32."""
-    g = lines_of(bias)
-    shape = (call.H, 2 * g.knots.shape[0] + 1)
-    tables = [table.mT.expand(shape) for table in (g.slopes, g.intercepts)]
+    f = bias.f
+    if type(f) is OffsetMLP:
+        knots, *tables = lines_of_network(f)
+    else:
+        g = lines_of(bias)
+        knots, tables = g.knots.detach().to(torch.float32), [g.slopes.mT, g.intercepts.mT]
+    shape = (call.H, 2 * knots.shape[0] + 1)
+    tables = [table.expand(shape) for table in tables]
     queries, values = bias.query_positions, bias.value_positions
     if not queries.is_floating_point() and not values.is_floating_point() and values.shape[-1]:
         # Offsets of whole numbers are exact, however far from 0 these are.
@@ -112,7 +121,7 @@ def _lines_in_batch(call: Call, bias: PositionBias) -> list[Any]:
     for at in (queries, values):
         at = widen(at) if at.is_floating_point() else at.to(torch.float32)
         places.append(at.expand(*call.batch, at.shape[-1]).reshape(math.prod(call.batch), at.shape[-1]))
-    return [g.knots.detach().to(torch.float32), *tables, *places]
+    return [knots, *tables, *places]
 
 
 @torch.library.custom_op("ia_core::triton_forward", mutates_args=())

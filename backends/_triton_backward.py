@@ -1,6 +1,7 @@
 """The backward kernels for GPUs: one for what belongs to queries and to the bias, one for what belongs to keys.
 
-With ``p_ij = exp(s_ij - lse_i)`` and ``r_i = <do_i, o_i> - d lse_i``, ``ds_ij = p_ij (<do_i, v_j> - r_i)`` (IA-G-12). Both
+With ``p_ij = exp(s_ij - lse_i)`` and ``r_i = <do_i, o_i> - d lse_i``, ``ds_ij = p_ij (<do_i, v_j> - r_i)`` (IA-G-12).
+Both
 compute the tiles of p and ds anew. No two programs add to the same number, so that results are the same in every call.
 """
 
@@ -9,8 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_forward import LN2, LOG2E, load_rows, scores_in_tile
-from ._triton_tile import FEW, part_sums, part_sums_by_search, product, slopes_times, weighted_sum
+from ._triton_forward import LN2, LOG2E, load_positions, load_rows, scores_in_tile
+from ._triton_tile import ANY, FEW, FOLDED, KINDS, SEARCH, part_sums, parts_of, product, slopes_times, weighted_sum
 
 __all__ = ["backward_keys", "backward_queries"]
 
@@ -26,19 +27,19 @@ def _weights(s, base, NATURAL: tl.constexpr, SHIFT: tl.constexpr):
 
 @triton.jit
 def _scores_gradient(
-    q, do, k, v, x, p_at, code, low, r, i, j, edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n,
+    q, do, k, v, x, p_at, first, count, low, r, i, j, edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n,
     M, N, scale, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
-    NATURAL: tl.constexpr, SHIFT: tl.constexpr, SEARCH: tl.constexpr,
+    NATURAL: tl.constexpr, SHIFT: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
     """Weights and ds of a tile. Its axes are those of ``q k^T``: keys and queries may change places."""
     s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
     s = scores_in_tile(
-        s, x, p_at, code, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m, mask_n, i, j, M, N,
-        STEPS, DENSE, MASKED, TAIL, SEARCH,
+        s, x, p_at, first, count, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m, mask_n, i, j, M, N,
+        STEPS, DENSE, MASKED, TAIL, MOST,
     )  # fmt: skip
     p = _weights(s, low, NATURAL, SHIFT)
     ds = p * (product(do, tl.trans(v), tl.zeros((do.shape[0], v.shape[0]), tl.float32)) - r)
-    if DENSE or MASKED or SEARCH:
+    if DENSE or MASKED or MOST == SEARCH:
         ds = tl.where(p == 0.0, 0.0, ds)  # nothing flows where nothing is read, also where a product is not finite
     if SHIFT > 0:
         ds *= 2.0**-SHIFT
@@ -46,12 +47,80 @@ def _scores_gradient(
 
 
 @triton.jit
+def _queries_with_tile(
+    dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes, lines,
+    bias, mask,
+    sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS: tl.constexpr,
+    STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, NATURAL: tl.constexpr,
+    PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOST: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the queries, and of their positions but for the sign, with one more tile of keys."""
+    j = tile * COLUMNS + tl.arange(0, COLUMNS)
+    x = p_at
+    if STEPS > 0:
+        x = load_positions(value_positions, j, N, TAIL)
+    along = x
+    if MOST == FOLDED:
+        slope, origin = tl.load(slopes + first), tl.load(value_positions + tile * COLUMNS)
+        x, p_at = x - origin, p_at - origin
+        along = slope * x + tl.load(lines + first)
+        low += slope * p_at
+    k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
+    v = load_rows(value, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
+    _, ds = _scores_gradient(
+        q, do, k, v, along[None, :], p_at[:, None], first, count, low[:, None], r[:, None], i[:, None], j[None, :],
+        edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
+        STEPS, DENSE, MASKED, TAIL, NATURAL, 0, MOST,
+    )  # fmt: skip
+    if STEPS > 0:
+        moved += part_sums(ds, x[None, :], p_at[:, None], first, count, edges, slopes, sums, far_sums, STEPS, MOST)
+    return weighted_sum(ds, k, dq, PARTS), moved
+
+
+@triton.jit
+def _keys_with_tile(
+    dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest, query_positions, edges, slopes,
+    lines,
+    bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS: tl.constexpr,
+    STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
+    NATURAL: tl.constexpr, PARTS: tl.constexpr, WEIGHT_PARTS: tl.constexpr, SHIFT: tl.constexpr,
+    PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOVE: tl.constexpr, MOST: tl.constexpr,
+):  # fmt: skip
+    """Gradients of keys, values and their positions with one more tile of queries."""
+    i = tile * ROWS + tl.arange(0, ROWS)
+    p_at = x
+    if STEPS > 0:
+        p_at = load_positions(query_positions, i, M, ROW_TAIL)
+    q = load_rows(query, i[:, None], d[None, :], q_m, q_d, M, D, PAD_D or ROW_TAIL)
+    do = load_rows(cotangent, i[:, None], e[None, :], DV, 1, M, DV, PAD_DV or ROW_TAIL)
+    if ROW_TAIL:
+        low = tl.load(base + i, mask=i < M, other=float("inf"))
+        r = tl.load(rest + i, mask=i < M, other=0.0)
+    else:
+        low, r = tl.load(base + i), tl.load(rest + i)
+    along = x
+    if MOST == FOLDED:
+        slope, origin = tl.load(slopes + first), tl.load(query_positions + tile * ROWS)
+        along = slope * (x - origin)
+        low += slope * (p_at - origin) - tl.load(lines + first)
+    p, ds = _scores_gradient(
+        k, v, q, do, along[:, None], p_at[None, :], first, count, low[None, :], r[None, :], i[None, :], j[:, None],
+        edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
+        STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, MOST,
+    )  # fmt: skip
+    dv = weighted_sum(p, do, dv, WEIGHT_PARTS)
+    if MOVE:
+        moved += slopes_times(ds, x[:, None], p_at[None, :], first, count, edges, slopes, STEPS, MOST)
+    return weighted_sum(ds, q, dk, PARTS), dv, moved
+
+
+@triton.jit
 def backward_queries(
     query, key, value, output, cotangent, lse_cotangent, base, rest,
-    query_positions, value_positions, codes, edges, slopes, lines, bias, mask,
+    query_positions, value_positions, order, ends, edges, slopes, lines, bias, mask,
     d_query, d_positions, sums, far_sums,
     q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d,
-    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, codes_b,
+    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, order_b, ends_b,
     H, GROUP, M, N, D, DV, table, scale, factor,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
@@ -66,7 +135,6 @@ def backward_queries(
     block, bh = program % blocks, program // blocks
     b, h = (bh // H).to(tl.int64), (bh % H).to(tl.int64)
     i, d, e = block * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    column = tl.arange(0, COLUMNS)
     key += b * k_b + (h // GROUP) * k_h
     value += b * v_b + (h // GROUP) * v_h
     bias += b * bias_b + h * bias_h
@@ -79,55 +147,70 @@ def backward_queries(
     tl.store(rest + row + i, r, mask=i < M)
     low = tl.load(base + row + i, mask=i < M, other=float("inf"))
     tiles = tl.cdiv(N, COLUMNS)
-    code = 0
     p_at = tl.zeros((ROWS,), tl.float32)
-    x = tl.zeros((COLUMNS,), tl.float32)
-    if STEPS > 0:
-        p_at = tl.load(query_positions + b * qp_b + tl.minimum(i, M - 1))
+    dq = tl.zeros((ROWS, BLOCK_D), tl.float32)
+    moved = tl.zeros((ROWS,), tl.float32)
+    if STEPS == 0:
+        for at in tl.range(0, tiles):
+            dq, moved = _queries_with_tile(
+                dq, moved, q, do, low, r, at, 0, 0, p_at, i, d, e, key, value, value_positions, edges,
+                slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
+                DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, 0,
+            )  # fmt: skip
+    else:
+        p_at = load_positions(query_positions + b * qp_b, i, M, ROW_TAIL)
         value_positions += b * vp_b
-        codes += b * codes_b + block * tiles
+        order += b * order_b + block * tiles
+        ends += b * ends_b + block * KINDS
         slopes += h * table
         lines += h * table
         sums += program.to(tl.int64) * table
         far_sums += program.to(tl.int64) * table
-        code = tl.load(codes)
-    dq = tl.zeros((ROWS, BLOCK_D), tl.float32)
-    moved = tl.zeros((ROWS,), tl.float32)
-    most = 0
-    for j0 in range(0, N, COLUMNS):
-        j = j0 + column
-        own = code
-        if STEPS > 0:
-            code = tl.load(codes + tl.minimum(j0 // COLUMNS + 1, tiles - 1))
-            x = tl.load(value_positions + tl.minimum(j, N - 1))
-            most = tl.maximum(most, own >> 16)
-        k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
-        v = load_rows(value, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
-        _, ds = _scores_gradient(
-            q, do, k, v, x[None, :], p_at[:, None], own, low[:, None], r[:, None], i[:, None], j[None, :],
-            edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
-            STEPS, DENSE, MASKED, TAIL, NATURAL, 0, False,
-        )  # fmt: skip
-        if STEPS > 0:
-            moved += part_sums(ds, x[None, :], p_at[:, None], own, edges, slopes, sums, far_sums)
-        dq = weighted_sum(ds, k, dq, PARTS)
-    if STEPS > 0:
-        if most > FEW:
-            for j0 in tl.range(0, N, COLUMNS, num_stages=1):
-                own = tl.load(codes + j0 // COLUMNS)
-                if (own >> 16) > FEW:
-                    j = j0 + column
-                    x = tl.load(value_positions + tl.minimum(j, N - 1))
-                    k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
-                    v = load_rows(value, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
-                    _, ds = _scores_gradient(
-                        q, do, k, v, x[None, :], p_at[:, None], own, low[:, None], r[:, None], i[:, None], j[None, :],
-                        edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
-                        STEPS, DENSE, MASKED, TAIL, NATURAL, 0, True,
-                    )  # fmt: skip
-                    x, p_here = x[None, :], p_at[:, None]
-                    moved += part_sums_by_search(ds, x, p_here, edges, slopes, sums, far_sums, STEPS)
-                    dq = weighted_sum(ds, k, dq, PARTS)
+        ahead = tl.load(order + tl.minimum(0, tiles - 1))
+        for at in tl.range(0, tl.load(ends + 0)):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            dq, moved = _queries_with_tile(
+                dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
+                slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
+                DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, FOLDED,
+            )  # fmt: skip
+        ahead = tl.load(order + tl.minimum(tl.load(ends + 0), tiles - 1))
+        for at in tl.range(tl.load(ends + 0), tl.load(ends + 1)):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            dq, moved = _queries_with_tile(
+                dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
+                slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
+                DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, 2,
+            )  # fmt: skip
+        ahead = tl.load(order + tl.minimum(tl.load(ends + 1), tiles - 1))
+        for at in tl.range(tl.load(ends + 1), tl.load(ends + 2)):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            dq, moved = _queries_with_tile(
+                dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
+                slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
+                DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, FEW,
+            )  # fmt: skip
+        ahead = tl.load(order + tl.minimum(tl.load(ends + 2), tiles - 1))
+        for at in tl.range(tl.load(ends + 2), tl.load(ends + 3), num_stages=1):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            dq, moved = _queries_with_tile(
+                dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
+                slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
+                DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, ANY,
+            )  # fmt: skip
+        ahead = tl.load(order + tl.minimum(tl.load(ends + 3), tiles - 1))
+        for at in tl.range(tl.load(ends + 3), tl.load(ends + 4), num_stages=1):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            dq, moved = _queries_with_tile(
+                dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
+                slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
+                DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, SEARCH,
+            )  # fmt: skip
         tl.store(d_positions + row + i, moved * -LN2, mask=i < M)
     at = d_query + (row + i)[:, None] * D + d[None, :]
     tl.store(at, (dq * factor).to(d_query.dtype.element_ty), mask=(i[:, None] < M) & (d[None, :] < D))
@@ -136,10 +219,10 @@ def backward_queries(
 @triton.jit
 def backward_keys(
     query, key, value, cotangent, base, rest,
-    query_positions, value_positions, codes, edges, slopes, lines, bias, mask,
+    query_positions, value_positions, order, ends, edges, slopes, lines, bias, mask,
     d_key, d_value, d_positions,
     q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d,
-    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, codes_b,
+    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, order_b, ends_b,
     H, GROUP, M, N, D, DV, table, scale, factor,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
@@ -154,69 +237,84 @@ def backward_keys(
     block, bh = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     b, h = (bh // H).to(tl.int64), (bh % H).to(tl.int64)
     j, d, e = block * COLUMNS + tl.arange(0, COLUMNS), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    line = tl.arange(0, ROWS)
     query += b * q_b + h * q_h
     bias += b * bias_b + h * bias_h
     mask += b * mask_b + h * mask_h
     row = bh.to(tl.int64) * M
     k = load_rows(key + b * k_b + (h // GROUP) * k_h, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
     v = load_rows(value + b * v_b + (h // GROUP) * v_h, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
-    tiles = blocks
-    code = 0
+    cotangent += row * DV
+    base += row
+    rest += row
+    tiles = tl.cdiv(M, ROWS)
     x = tl.zeros((COLUMNS,), tl.float32)
-    p_at = tl.zeros((ROWS,), tl.float32)
-    if STEPS > 0:
-        x = tl.load(value_positions + b * vp_b + tl.minimum(j, N - 1))
-        query_positions += b * qp_b
-        codes += b * codes_b + block
-        slopes += h * table
-        lines += h * table
-        code = tl.load(codes)
     dk = tl.zeros((COLUMNS, BLOCK_D), tl.float32)
     dv = tl.zeros((COLUMNS, BLOCK_DV), tl.float32)
     moved = tl.zeros((COLUMNS,), tl.float32)
-    last = tl.cdiv(M, ROWS) - 1
-    most = 0
-    for i0 in range(0, M, ROWS):
-        i = i0 + line
-        own = code
-        if STEPS > 0:
-            code = tl.load(codes + tl.minimum(i0 // ROWS + 1, last) * tiles)
-            p_at = tl.load(query_positions + tl.minimum(i, M - 1))
-            most = tl.maximum(most, own >> 16)
-        q = load_rows(query, i[:, None], d[None, :], q_m, q_d, M, D, PAD_D or ROW_TAIL)
-        do = load_rows(cotangent + row * DV, i[:, None], e[None, :], DV, 1, M, DV, PAD_DV or ROW_TAIL)
-        low = tl.load(base + row + i, mask=i < M, other=float("inf"))
-        r = tl.load(rest + row + i, mask=i < M, other=0.0)
-        p, ds = _scores_gradient(
-            k, v, q, do, x[:, None], p_at[None, :], own, low[None, :], r[None, :], i[None, :], j[:, None],
-            edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
-            STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, False,
-        )  # fmt: skip
-        dv = weighted_sum(p, do, dv, WEIGHT_PARTS)
-        if MOVE:
-            moved += slopes_times(ds, x[:, None], p_at[None, :], own, edges, slopes, STEPS, False)
-        dk = weighted_sum(ds, q, dk, PARTS)
-    if STEPS > 0:
-        if most > FEW:
-            for i0 in tl.range(0, M, ROWS, num_stages=1):
-                own = tl.load(codes + (i0 // ROWS) * tiles)
-                if (own >> 16) > FEW:
-                    i = i0 + line
-                    p_at = tl.load(query_positions + tl.minimum(i, M - 1))
-                    q = load_rows(query, i[:, None], d[None, :], q_m, q_d, M, D, PAD_D or ROW_TAIL)
-                    do = load_rows(cotangent + row * DV, i[:, None], e[None, :], DV, 1, M, DV, PAD_DV or ROW_TAIL)
-                    low = tl.load(base + row + i, mask=i < M, other=float("inf"))
-                    r = tl.load(rest + row + i, mask=i < M, other=0.0)
-                    p, ds = _scores_gradient(
-                        k, v, q, do, x[:, None], p_at[None, :], own, low[None, :], r[None, :], i[None, :], j[:, None],
-                        edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
-                        STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, True,
-                    )  # fmt: skip
-                    dv = weighted_sum(p, do, dv, WEIGHT_PARTS)
-                    if MOVE:
-                        moved += slopes_times(ds, x[:, None], p_at[None, :], own, edges, slopes, STEPS, True)
-                    dk = weighted_sum(ds, q, dk, PARTS)
+    if STEPS == 0:
+        for at in tl.range(0, tiles):
+            dk, dv, moved = _keys_with_tile(
+                dk, dv, moved, k, v, at, 0, 0, x, j, d, e, query, cotangent, base, rest, query_positions, edges,
+                slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
+                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE, 0,
+            )  # fmt: skip
+    else:
+        x = load_positions(value_positions + b * vp_b, j, N, TAIL)
+        query_positions += b * qp_b
+        order += b * order_b + block * tiles
+        ends += b * ends_b + block * KINDS
+        slopes += h * table
+        lines += h * table
+        ahead = tl.load(order + tl.minimum(0, tiles - 1))
+        for at in tl.range(0, tl.load(ends + 0)):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            dk, dv, moved = _keys_with_tile(
+                dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest, query_positions,
+                edges,
+                slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
+                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE, FOLDED,
+            )  # fmt: skip
+        ahead = tl.load(order + tl.minimum(tl.load(ends + 0), tiles - 1))
+        for at in tl.range(tl.load(ends + 0), tl.load(ends + 1)):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            dk, dv, moved = _keys_with_tile(
+                dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest, query_positions,
+                edges,
+                slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
+                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE, 2,
+            )  # fmt: skip
+        ahead = tl.load(order + tl.minimum(tl.load(ends + 1), tiles - 1))
+        for at in tl.range(tl.load(ends + 1), tl.load(ends + 2)):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            dk, dv, moved = _keys_with_tile(
+                dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest, query_positions,
+                edges,
+                slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
+                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE, FEW,
+            )  # fmt: skip
+        ahead = tl.load(order + tl.minimum(tl.load(ends + 2), tiles - 1))
+        for at in tl.range(tl.load(ends + 2), tl.load(ends + 3), num_stages=1):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            dk, dv, moved = _keys_with_tile(
+                dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest, query_positions,
+                edges,
+                slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
+                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE, ANY,
+            )  # fmt: skip
+        ahead = tl.load(order + tl.minimum(tl.load(ends + 3), tiles - 1))
+        for at in tl.range(tl.load(ends + 3), tl.load(ends + 4), num_stages=1):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            dk, dv, moved = _keys_with_tile(
+                dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest, query_positions,
+                edges,
+                slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
+                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE, SEARCH,
+            )  # fmt: skip
     if MOVE:
         tl.store(d_positions + bh.to(tl.int64) * N + j, moved * LN2, mask=j < N)
     if SHIFT > 0:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_tile import FEW, add_bias, product, weighted_sum
+from ._triton_tile import ANY, FEW, FOLDED, KINDS, SEARCH, bias_in_tile, parts_of, product, weighted_sum
 
-__all__ = ["LN2", "LOG2E", "forward", "load_rows", "scores_in_tile"]
+__all__ = ["LN2", "LOG2E", "forward", "load_positions", "load_rows", "scores_in_tile"]
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -29,17 +29,29 @@ def load_rows(pointer, rows, columns, stride, step, MORE, WIDTH, CHECK: tl.const
 
 
 @triton.jit
+def load_positions(pointer, at, length, CHECK: tl.constexpr):
+    """Positions of a tile; beyond the end the last one, which is as finite as it is."""
+    if CHECK:
+        at = tl.minimum(at, length - 1)
+    return tl.load(pointer + at)
+
+
+@triton.jit
 def scores_in_tile(
-    s, x, p, code, edges, slopes, lines, bias, bias_rows, bias_columns, mask, mask_rows, mask_columns, rows, columns,
-    M, N, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, SEARCH: tl.constexpr,
+    s, x, p, first, count, edges, slopes, lines, bias, bias_rows, bias_columns, mask, mask_rows, mask_columns, rows,
+    columns,
+    M, N, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
     """Scaled products with the bias, -inf where nothing may be attended to.
 
-    ``rows`` and ``columns`` are the numbers of queries and keys, one of them as a row and the other as a column; ``x`` and
-    ``p`` are the positions of values and queries, likewise.
+    ``rows`` and ``columns`` are the numbers of queries and keys, one of them as a row and the other as a column; ``x``
+    and
+    ``p`` are the positions of values and queries, likewise; of a folded bias ``x`` is the part along one axis.
     """
-    if STEPS > 0:
-        s = add_bias(s, x, p, code, edges, slopes, lines, STEPS, SEARCH)
+    if MOST == FOLDED:
+        s += x
+    elif STEPS > 0:
+        s += bias_in_tile(x, p, first, count, edges, slopes, lines, STEPS, MOST)
     if DENSE or MASKED:
         there = (rows < M) & (columns < N)
     if DENSE:
@@ -55,28 +67,35 @@ def scores_in_tile(
 
 @triton.jit
 def _with_tile(
-    acc, top, total, q, j, code, p_at, i, d, e, key, value, value_positions, edges, slopes, lines, bias, mask,
-    k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale,
+    acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes, lines, bias,
+    mask,
+    k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, NATURAL: tl.constexpr,
-    PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SEARCH: tl.constexpr,
+    PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
     """Weighted sum, maximum and sum of the rows with one more tile of keys."""
+    j = tile * COLUMNS + tl.arange(0, COLUMNS)
     x = p_at
+    row = tl.zeros(p_at.shape, tl.float32)
     if STEPS > 0:
-        x = tl.load(value_positions + tl.minimum(j, N - 1))
+        x = load_positions(value_positions, j, N, TAIL)
+    if MOST == FOLDED:
+        slope, origin = tl.load(slopes + first), tl.load(value_positions + tile * COLUMNS)
+        x = slope * (x - origin) + tl.load(lines + first)
+        row = slope * (origin - p_at)
     k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
     s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
     s = scores_in_tile(
-        s, x[None, :], p_at[:, None], code, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m, mask_n,
-        i[:, None], j[None, :], M, N, STEPS, DENSE, MASKED, TAIL, SEARCH,
+        s, x[None, :], p_at[:, None], first, count, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m, mask_n,
+        i[:, None], j[None, :], M, N, STEPS, DENSE, MASKED, TAIL, MOST,
     )  # fmt: skip
-    new = tl.maximum(top, tl.max(s, 1))
+    new = tl.maximum(top, tl.max(s, 1) + row)
     safe = tl.where(new == float("-inf"), 0.0, new)
     if NATURAL:
         p = tl.exp2((s - safe[:, None]) * LOG2E + SHIFT)
         kept = tl.exp2((top - safe) * LOG2E)
     else:
-        p = tl.exp2(s - (safe - SHIFT)[:, None])
+        p = tl.exp2(s - (safe - SHIFT - row)[:, None])
         kept = tl.exp2(top - safe)
     total = total * kept + tl.sum(p, 1)
     acc = acc * kept[:, None]
@@ -86,9 +105,10 @@ def _with_tile(
 
 @triton.jit
 def forward(
-    query, key, value, output, lse, base, query_positions, value_positions, codes, edges, slopes, lines, bias, mask,
+    query, key, value, output, lse, base, query_positions, value_positions, order, ends, edges, slopes, lines, bias,
+    mask,
     q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d,
-    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, codes_b,
+    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, order_b, ends_b,
     H, GROUP, M, N, D, DV, table, scale,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
@@ -102,47 +122,75 @@ def forward(
     block, bh = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     b, h = (bh // H).to(tl.int64), (bh % H).to(tl.int64)
     i, d, e = block * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV)
-    column = tl.arange(0, COLUMNS)
     key += b * k_b + (h // GROUP) * k_h
     value += b * v_b + (h // GROUP) * v_h
     bias += b * bias_b + h * bias_h
     mask += b * mask_b + h * mask_h
     q = load_rows(query + b * q_b + h * q_h, i[:, None], d[None, :], q_m, q_d, M, D, PAD_D or ROW_TAIL)
     tiles = tl.cdiv(N, COLUMNS)
-    code = 0
     p_at = tl.zeros((ROWS,), tl.float32)
-    if STEPS > 0:
-        p_at = tl.load(query_positions + b * qp_b + tl.minimum(i, M - 1))
-        value_positions += b * vp_b
-        codes += b * codes_b + block * tiles
-        slopes += h * table
-        lines += h * table
-        code = tl.load(codes)
     acc = tl.zeros((ROWS, BLOCK_DV), tl.float32)
     top = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
-    most = 0
-    for j0 in range(0, N, COLUMNS):
-        own = code
-        if STEPS > 0:
-            # Read ahead: the branch on it must not wait.
-            code = tl.load(codes + tl.minimum(j0 // COLUMNS + 1, tiles - 1))
-            most = tl.maximum(most, own >> 16)
-        acc, top, total = _with_tile(
-            acc, top, total, q, j0 + column, own, p_at, i, d, e, key, value, value_positions, edges, slopes, lines,
-            bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale,
-            STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, False,
-        )  # fmt: skip
-    if STEPS > 0:
-        if most > FEW:
-            for j0 in tl.range(0, N, COLUMNS, num_stages=1):
-                own = tl.load(codes + j0 // COLUMNS)
-                if (own >> 16) > FEW:
-                    acc, top, total = _with_tile(
-                        acc, top, total, q, j0 + column, own, p_at, i, d, e, key, value, value_positions, edges,
-                        slopes, lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV,
-                        scale, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, True,
-                    )  # fmt: skip
+    if STEPS == 0:
+        for at in tl.range(0, tiles):
+            acc, top, total = _with_tile(
+                acc, top, total, q, at, 0, 0, p_at, i, d, e, key, value, value_positions, edges, slopes,
+                lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
+                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, 0,
+            )  # fmt: skip
+    else:
+        p_at = load_positions(query_positions + b * qp_b, i, M, ROW_TAIL)
+        value_positions += b * vp_b
+        order += b * order_b + block * tiles
+        ends += b * ends_b + block * KINDS
+        slopes += h * table
+        lines += h * table
+        ahead = tl.load(order + tl.minimum(0, tiles - 1))
+        for at in tl.range(0, tl.load(ends + 0)):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            acc, top, total = _with_tile(
+                acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes,
+                lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
+                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, FOLDED,
+            )  # fmt: skip
+        ahead = tl.load(order + tl.minimum(tl.load(ends + 0), tiles - 1))
+        for at in tl.range(tl.load(ends + 0), tl.load(ends + 1)):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            acc, top, total = _with_tile(
+                acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes,
+                lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
+                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, 2,
+            )  # fmt: skip
+        ahead = tl.load(order + tl.minimum(tl.load(ends + 1), tiles - 1))
+        for at in tl.range(tl.load(ends + 1), tl.load(ends + 2)):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            acc, top, total = _with_tile(
+                acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes,
+                lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
+                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, FEW,
+            )  # fmt: skip
+        ahead = tl.load(order + tl.minimum(tl.load(ends + 2), tiles - 1))
+        for at in tl.range(tl.load(ends + 2), tl.load(ends + 3), num_stages=1):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            acc, top, total = _with_tile(
+                acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes,
+                lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
+                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, ANY,
+            )  # fmt: skip
+        ahead = tl.load(order + tl.minimum(tl.load(ends + 3), tiles - 1))
+        for at in tl.range(tl.load(ends + 3), tl.load(ends + 4), num_stages=1):
+            tile, first, count = parts_of(ahead)
+            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+            acc, top, total = _with_tile(
+                acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes,
+                lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
+                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, SEARCH,
+            )  # fmt: skip
     empty = total == 0.0
     acc = acc / tl.where(empty, 1.0, total)[:, None]
     if NATURAL:

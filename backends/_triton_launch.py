@@ -12,14 +12,15 @@ from torch import Tensor
 
 from ._triton_backward import backward_keys, backward_queries
 from ._triton_forward import forward as forward_kernel
-from ._triton_tile import FEW, classify
+from ._triton_lines import pack_lines
+from ._triton_tile import FEW, KINDS, order_tiles
 
-__all__ = ["Tiling", "backward", "forward", "tiling"]
+__all__ = ["Tiling", "backward", "cdiv", "forward", "on", "tables_of", "tiling"]
 
 Maybe: TypeAlias = Tensor | None
 LOG2E = 1 / math.log(2)
-LARGEST = 3.4e38  # below the largest float32: what is finite stays so
-TILES = 32  # whose codes one program finds
+BLOCK = 128  # numbers of the tables that one program writes
+TILES = 32  # that one program looks at together
 
 
 class Tiling(NamedTuple):
@@ -43,9 +44,9 @@ def tiling(kernel: str, half: bool, width: int) -> Tiling:
 
 
 _HALVES = {
-    ("forward", False): Tiling(128, 64, 4, 3),
-    ("queries", False): Tiling(128, 64, 8, 2),
-    ("keys", False): Tiling(64, 128, 8, 2),
+    ("forward", False): Tiling(64, 128, 4, 3),
+    ("queries", False): Tiling(64, 64, 4, 3),
+    ("keys", False): Tiling(64, 64, 4, 3),
     ("forward", True): Tiling(128, 64, 8, 3),
     ("queries", True): Tiling(64, 64, 4, 2),
     ("keys", True): Tiling(64, 64, 4, 2),
@@ -55,8 +56,8 @@ _HALVES = {
 class Tables(NamedTuple):
     """The lines as the kernels read them, in units of log 2, each table longer than its cells."""
 
-    edges: Tensor  # (2 ** steps + FEW,)
-    slopes: Tensor  # (H, cells + FEW + 1)
+    edges: Tensor
+    slopes: Tensor  # (H, row)
     lines: Tensor
     steps: int
 
@@ -80,12 +81,12 @@ def forward(
     if output.numel() == 0 or arrays[1].shape[-2] == 0:
         output.zero_(), lse.fill_(-math.inf), base.fill_(math.inf)
         return
-    with _on(arrays[0]):
+    with on(arrays[0]):
         call = _Arguments(arrays, bias, mask, scale, rounded)
         tile = tiling("forward", call.half, call.width)
         tables = None if lines[0] is None else tables_of(lines, smooth)
         placed = call.placed(tables, lines, tile)
-        forward_kernel[(triton.cdiv(call.M, tile.rows) * call.B * call.H,)](
+        forward_kernel[(cdiv(call.M, tile.rows) * call.B * call.H,)](
             *call.arrays,
             *results,
             *placed,
@@ -112,12 +113,12 @@ def backward(
     kept: list[Tensor],
     found: list[Tensor],
 ) -> None:
-    """Fill the gradients of ``_torch_triton._backward``."""
+    """Fill the gradients of ``_torch_triton._backward``, or replace them."""
     if arrays[0].numel() == 0 or arrays[1].numel() == 0 or kept[0].numel() == 0:
         for gradient in found:
             gradient.zero_()
         return
-    with _on(arrays[0]):
+    with on(arrays[0]):
         call = _Arguments(arrays, bias, mask, scale, rounded)
         output, base, cotangent, lse_cotangent = kept
         cotangent = cotangent.to(arrays[0].dtype).contiguous()
@@ -128,14 +129,16 @@ def backward(
         d_positions = _queries(call, tables, lines, own, found)
         d_values = _keys(call, tables, lines, [cotangent, base, rest], found, moves)
         if d_positions is not None:
-            torch.sum(d_positions, 1, out=found[5])
+            found[5] = d_positions.sum(1)
         if d_values is not None:
-            torch.sum(d_values, 1, out=found[6])
+            found[6] = d_values.sum(1)
 
 
-def _queries(call: _Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor]) -> Maybe:
+def _queries(
+    call: _Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor]
+) -> Maybe:
     tile = tiling("queries", call.half, call.width)
-    programs = triton.cdiv(call.M, tile.rows) * call.B * call.H
+    programs = cdiv(call.M, tile.rows) * call.B * call.H
     placed = call.placed(tables, lines, tile)
     d_positions, sums = None, call.arrays[:1] * 2
     if tables is not None:
@@ -162,7 +165,7 @@ def _queries(call: _Arguments, tables: Tables | None, lines: list[Any], own: lis
     if tables is not None:
         cells = found[3].shape[1]
         added = sums.view(2, call.B, call.H, -1, tables.row)[..., :cells].sum((1, 3), dtype=torch.float64)
-        found[4].copy_(added[0]), found[3].copy_(added[1])
+        found[3:5] = [added[1].clone(), added[0].clone()]
     return d_positions
 
 
@@ -170,12 +173,12 @@ def _keys(
     call: _Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor], moves: bool
 ) -> Maybe:
     tile = tiling("keys", call.half, call.width)
-    placed = call.placed(tables, lines, tile)
+    placed = call.placed(tables, lines, tile, keys=True)
     gradients, apart = found[1:3], call.H != found[1].shape[1]
     if apart:  # heads that share keys add their gradients, before the one rounding
         gradients = [own[1].new_empty((call.B, call.H, *array.shape[2:])) for array in gradients]
     d_values = own[1].new_empty((call.B, call.H, call.N)) if moves else None
-    backward_keys[(triton.cdiv(call.N, tile.columns) * call.B * call.H,)](
+    backward_keys[(cdiv(call.N, tile.columns) * call.B * call.H,)](
         *call.arrays,
         *own,
         *placed,
@@ -218,8 +221,8 @@ class _Arguments:
         self.scale = scale if self.natural else scale * LOG2E
         self.bias, self.mask = bias, mask
         bits = {torch.float16: 11, torch.bfloat16: 8}.get(query.dtype, 24)
-        # Two halves leave 2^-18 of a weight in bfloat16, 64 units of float32. What sums of float32 may be off by is more
-        # from 64 keys on, (2 c_N + 8) units; below, and never at a price that shows, three leave nothing.
+        # Two halves leave 2^-18 of a weight in bfloat16, 64 units of float32. Sums of float32 may be off by more from
+        # 64 keys on, (2 c_N + 8) units; below, three leave nothing, at a price that does not show.
         parts = 3 if bits == 8 and self.N < 64 else 2
         self.parts = 0 if not self.half else 1 if rounded else parts
         # Products of float16 and numbers of any size are computed in float32: those would overflow, or lose their ends.
@@ -233,39 +236,48 @@ class _Arguments:
         mask = self.arrays[0] if self.mask is None else self.mask.view(torch.int8)
         return [self.arrays[0] if self.bias is None else self.bias, mask]
 
-    def placed(self, tables: Tables | None, lines: list[Any], tile: Tiling) -> list[Tensor]:
-        """Positions of queries and values, codes of tiles, edges, slopes and lines."""
+    def placed(self, tables: Tables | None, lines: list[Any], tile: Tiling, *, keys: bool = False) -> list[Tensor]:
+        """Positions of queries and values, order of tiles and its ends, edges, slopes and lines.
+
+        For blocks of keys or not.
+        """
         if tables is None:
-            return self.arrays[:1] * 6
+            return self.arrays[:1] * 7
         places = [at[:1] if at.stride(0) == 0 else at for at in lines[3:]]
         queries, values = (at if at.stride(1) == 1 else at.contiguous() for at in places)
         B = max(queries.shape[0], values.shape[0])
-        blocks, tiles = triton.cdiv(self.M, tile.rows), triton.cdiv(self.N, tile.columns)
-        codes = torch.empty((B, blocks, tiles), dtype=torch.int32, device=queries.device)
-        classify[(blocks, triton.cdiv(tiles, TILES), B)](
-            queries,
-            values,
+        counts = (cdiv(self.M, tile.rows), cdiv(self.N, tile.columns))
+        own, others = (values, queries) if keys else (queries, values)
+        blocks, tiles = counts[::-1] if keys else counts
+        sizes = (tile.columns, tile.rows) if keys else (tile.rows, tile.columns)
+        order = torch.empty((B, blocks, tiles), dtype=torch.int64, device=queries.device)
+        ends = torch.empty((B, blocks, KINDS.value), dtype=torch.int32, device=queries.device)
+        order_tiles[(blocks, B)](
+            own,
+            others,
             tables.edges,
-            codes,
-            _step(queries),
-            _step(values),
-            self.M,
-            self.N,
+            order,
+            ends,
+            _step(own),
+            _step(others),
+            own.shape[1],
+            others.shape[1],
             tiles,
-            ROWS=tile.rows,
-            COLUMNS=tile.columns,
+            BLOCK=sizes[0],
+            LENGTH=sizes[1],
             TILES=TILES,
             STEPS=tables.steps,
+            KEYS=keys,
             num_warps=4,
         )
-        return [queries, values, codes, tables.edges, tables.slopes, tables.lines]
+        return [queries, values, order, ends, tables.edges, tables.slopes, tables.lines]
 
     def strides(self, placed: list[Tensor]) -> list[int]:
-        """Of query, key and value, of a bias and a mask, and of the batch of positions and codes."""
+        """Of query, key and value, of a bias and a mask, and of the batch of positions, order and ends."""
         found = [stride for array in self.arrays for stride in array.stride()]
         for array in (self.bias, self.mask):
             found += [0] * 4 if array is None else array.stride()
-        return [*found, *(_step(array) for array in placed[:3])]
+        return [*found, *(_step(array) for array in placed[:4])]
 
     def sizes(self, tables: Tables | None) -> list[int]:
         group = self.H // self.Hk
@@ -291,23 +303,28 @@ class _Arguments:
 def tables_of(lines: list[Any], smooth: bool) -> Tables:
     """The lines in units of log 2; of a ``smooth`` function, which jumps nowhere, without the cells of its knots."""
     knots, slopes, intercepts = lines[:3]
-    if smooth:
-        edges, tables = knots, [slopes[:, ::2], intercepts[:, ::2]]
-    else:  # t is on the knot if it is above the number before it, and not above the knot
-        before = torch.nextafter(knots, torch.full_like(knots, -math.inf))
-        edges, tables = torch.stack([before, knots], 1).flatten(), [slopes, intercepts]
-    count, more = edges.shape[0], int(FEW.value) + 1
+    K, H = knots.shape[0], slopes.shape[0]
+    count, more = (K if smooth else 2 * K), int(FEW.value) + 2
     steps = max(1, count.bit_length())
-    longer = knots.new_full((2**steps - 1 + more,), math.inf)
-    longer[:count] = edges
-    found = []
-    for table in tables:
-        scaled = table * LOG2E
-        scaled = torch.where(torch.isfinite(scaled), scaled.clamp(-LARGEST, LARGEST), scaled)
-        full = longer.new_zeros((table.shape[0], count + 1 + more))
-        full[:, : count + 1] = scaled
-        found.append(full)
-    return Tables(longer, found[0], found[1], steps)
+    length, row = 2**steps + more, count + 1 + more
+    held = knots.new_empty((length + 2 * H * row,), dtype=torch.float32)
+    edges, table = held[:length], held[length:].view(2, H, row)
+    pack_lines[(cdiv(max(length, row), BLOCK), H)](
+        knots,
+        slopes,
+        intercepts,
+        edges,
+        table,
+        K,
+        *slopes.stride(),
+        *intercepts.stride(),
+        length,
+        row,
+        SMOOTH=smooth,
+        BLOCK=BLOCK,
+        num_warps=4,
+    )
+    return Tables(edges, table[0], table[1], steps)
 
 
 def _cleaned(arrays: list[Tensor], mask: Maybe) -> list[Tensor]:
@@ -324,9 +341,14 @@ def _cleaned(arrays: list[Tensor], mask: Maybe) -> list[Tensor]:
     return [torch.where(asks, query, 0.0), *(torch.where(attended, array, 0.0) for array in (key, value))]
 
 
+def cdiv(one: int, other: int) -> int:
+    """The quotient, rounded up."""
+    return -(-one // other)
+
+
 def _step(array: Tensor) -> int:
     return 0 if array.shape[0] == 1 else array.stride(0)
 
 
-def _on(array: Tensor) -> AbstractContextManager[Any]:
+def on(array: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(array.device) if array.is_cuda else nullcontext()

@@ -1,19 +1,21 @@
 """What the kernels for GPUs share: the bias in a tile of scores, weights that meet values, and which cells a tile has.
 
 A position bias is lines between edges: cell c holds the offsets t with ``edges[c - 1] < t <= edges[c]``, and there the
-bias is ``slopes[c] t + lines[c]``. The offsets of a tile of sorted positions span little, so most tiles lie in one cell,
-and cost one fused multiplication for each score. A tile's code says how many edges it holds and its first cell:
+bias is ``slopes[c] t + lines[c]``. The offsets of a tile of sorted positions span little, so most tiles lie in one
+cell. Before a kernel runs, the tiles of each of its blocks are put in order of what their bias takes:
 
-==================  ===========================================================================================
-edges in the tile   how the bias is found
-==================  ===========================================================================================
-none                one line
-one or two, few     the first cell's line, replaced at the offsets that pass an edge, edge by edge
-more                a search of the table for every offset; so too where an offset of the tile is not finite
-==================  ===========================================================================================
+=====  =======================  =================================================================================
+kind   edges in a tile          how the bias is found
+=====  =======================  =================================================================================
+0      none, far from 0         one line, as a number for each column and one for each row: nothing for each score
+1      up to two                the first cell's line, replaced at the offsets that pass an edge, edge by edge
+2      up to ``FEW``            likewise
+3      more                     likewise, in a loop
+4      an offset is not finite  a search of the table for every offset
+=====  =======================  =================================================================================
 
-Every kernel goes over its tiles twice, for the last kind in a loop of its own: a search reads memory, and with it in the
-first loop the compiler would lay out scores as memory is, and would not load ahead.
+A kernel has a loop for each kind. A branch in one loop over all tiles costs more than what it saves: the compiler then
+lays the scores out twice, and computes two of every exponential, or moves the bias through shared memory.
 """
 
 from __future__ import annotations
@@ -21,12 +23,29 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["FEW", "IRREGULAR", "add_bias", "classify", "count_below", "part_sums", "part_sums_by_search", "product", "slopes_times", "weighted_sum"]
+__all__ = [
+    "ANY",
+    "FEW",
+    "FOLDED",
+    "KINDS",
+    "SEARCH",
+    "bias_in_tile",
+    "count_below",
+    "order_tiles",
+    "part_sums",
+    "parts_of",
+    "product",
+    "slopes_times",
+    "weighted_sum",
+]
 
-# Edges that are taken one by one; the tables are longer than the cells by so many.
+# Edges that are taken one by one; the tables are longer than the cells by more than so many.
 FEW = tl.constexpr(8)
-# What stands for the number of edges where an offset is not finite.
-IRREGULAR = tl.constexpr(0x7FFF)
+KINDS = tl.constexpr(5)
+# In place of a number of edges: none, and far from 0; any number; any number, and offsets that are not finite.
+FOLDED = tl.constexpr(-1)
+ANY = tl.constexpr(-2)
+SEARCH = tl.constexpr(-3)
 INFINITY = tl.constexpr(float("inf"))
 # The interpreter multiplies the bits of bfloat16 as if they were whole numbers; in float32 the products are the same.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
@@ -36,65 +55,91 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 def count_below(t, edges, STEPS: tl.constexpr):
     """How many edges lie below each number: its cell. There are ``2 ** STEPS - 1``, the last ones infinite."""
     cell = tl.zeros(t.shape, tl.int32)
-    for step in tl.static_range(STEPS):
-        probe = cell + (1 << (STEPS - 1 - step))
+    size = 1 << (STEPS - 1)
+    for _ in range(STEPS):
+        probe = cell + size
         cell = tl.where(t > tl.load(edges + probe - 1), probe, cell)
+        size = size // 2
     return cell
 
 
 @triton.jit
-def classify(
-    query_positions, value_positions, edges, codes, query_stride, value_stride, M, N, tiles,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILES: tl.constexpr, STEPS: tl.constexpr,
-):  # fmt: skip
-    """Write the code of every tile of ``ROWS`` queries and ``COLUMNS`` values, ``TILES`` of them in a program."""
-    block, part, b = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
-    i = tl.minimum(block * ROWS + tl.arange(0, ROWS), M - 1)
-    p = tl.load(query_positions + b * query_stride + i)  # (ROWS,)
-    tile = part * TILES + tl.arange(0, TILES)
-    j = tl.minimum(tile[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :], N - 1)
-    x = tl.load(value_positions + b * value_stride + j)  # (TILES, COLUMNS)
-    low = tl.min(x, 1) - tl.max(p, 0)
-    high = tl.max(x, 1) - tl.min(p, 0)
-    wild = tl.max(tl.where(tl.abs(x) < INFINITY, 0, 1), 1) + tl.max(tl.where(tl.abs(p) < INFINITY, 0, 1), 0)
-    wild += tl.where(tl.abs(low) < INFINITY, 0, 1) + tl.where(tl.abs(high) < INFINITY, 0, 1)
-    first = count_below(low, edges, STEPS)
-    count = count_below(high, edges, STEPS) - first
-    code = tl.where(wild > 0, IRREGULAR << 16, (count << 16) | first)
-    tl.store(codes + (b * tl.num_programs(0) + block) * tiles + tile, code, mask=tile < tiles)
+def _kinds_of_tiles(tile, tiles, low, high, others, length, edges, wild, LENGTH: tl.constexpr, STEPS: tl.constexpr,
+                    KEYS: tl.constexpr):  # fmt: skip
+    """First cell, edges and kind of some tiles against a block whose positions reach from ``low`` to ``high``."""
+    at = tl.minimum(tile[:, None] * LENGTH + tl.arange(0, LENGTH)[None, :], length - 1)
+    there = tl.load(others + at)  # (TILES, LENGTH)
+    if KEYS:  # the block is of keys, the tiles are of queries
+        least, most = low - tl.max(there, 1), high - tl.min(there, 1)
+    else:
+        least, most = tl.min(there, 1) - high, tl.max(there, 1) - low
+    wild += tl.max(tl.where(tl.abs(there) < INFINITY, 0, 1), 1)
+    wild += tl.where((tl.abs(least) < INFINITY) & (tl.abs(most) < INFINITY), 0, 1)
+    first = count_below(least, edges, STEPS)
+    count = count_below(most, edges, STEPS) - first
+    # Twice as near as far at most: positions counted from one of the tile's are then no larger than its offsets are.
+    far = tl.where(least > 0.0, 2.0 * least >= most, 2.0 * most <= least)
+    kind = tl.where((count > 0) | (far == 0), 1, 0) + tl.where(count > 2, 1, 0) + tl.where(count > FEW, 1, 0)
+    kind = tl.where(wild > 0, KINDS - 1, kind)
+    return first, count, tl.where(tile < tiles, kind, KINDS)
 
 
 @triton.jit
-def add_bias(s, x, p, code, edges, slopes, lines, STEPS: tl.constexpr, SEARCH: tl.constexpr):
-    """Scores of one head with the bias at the offsets ``x - p``; ``slopes`` and ``lines`` are the head's.
+def order_tiles(
+    own, others, edges, order, ends, own_stride, others_stride, own_length, length, tiles,
+    BLOCK: tl.constexpr, LENGTH: tl.constexpr, TILES: tl.constexpr, STEPS: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """The tiles of a block, kind by kind, and where each kind ends; ``LENGTH`` positions a tile, ``TILES`` at a time.
 
-    With ``SEARCH`` for tiles of many edges, without for the others; what is not asked for becomes -inf. Every branch
-    forms its own offsets and its own sum: what leaves a branch would be laid out as memory is, not as scores.
+    An entry of 64 bits is the tile's number, in the lower 32 bits how many edges it has, and in the lower 16 its first
+    cell.
     """
-    first, count = code & 0xFFFF, code >> 16
-    if SEARCH:
-        t = x - p
+    block, blocks, b = tl.program_id(0), tl.num_programs(0), tl.program_id(1).to(tl.int64)
+    mine = tl.load(own + b * own_stride + tl.minimum(block * BLOCK + tl.arange(0, BLOCK), own_length - 1))
+    low, high = tl.min(mine, 0), tl.max(mine, 0)
+    wild = tl.max(tl.where(tl.abs(mine) < INFINITY, 0, 1), 0)
+    others += b * others_stride
+    order += (b * blocks + block) * tiles
+    ends += (b * blocks + block) * KINDS
+    end = 0
+    for kind in tl.static_range(KINDS):
+        for start in range(0, tiles, TILES):
+            tile = start + tl.arange(0, TILES)
+            first, count, its = _kinds_of_tiles(
+                tile, tiles, low, high, others, length, edges, wild, LENGTH, STEPS, KEYS
+            )  # fmt: skip
+            here = tl.where(its == kind, 1, 0)
+            entry = (tile.to(tl.int64) << 32) | (count.to(tl.int64) << 16) | first
+            tl.store(order + end + tl.cumsum(here, 0) - 1, entry, mask=here > 0)
+            end += tl.sum(here, 0)
+        tl.store(ends + kind, end)
+
+
+@triton.jit
+def parts_of(entry):
+    """Number, first cell and edges of a tile."""
+    return (entry >> 32).to(tl.int32), (entry & 0xFFFF).to(tl.int32), ((entry >> 16) & 0xFFFF).to(tl.int32)
+
+
+@triton.jit
+def bias_in_tile(x, p, first, count, edges, slopes, lines, STEPS: tl.constexpr, MOST: tl.constexpr):
+    """The bias of one head at the offsets ``x - p`` of a tile of ``count`` edges, from cell ``first`` on."""
+    t = x - p
+    if MOST == SEARCH:
         cell = count_below(t, edges, STEPS)
         slope = tl.load(slopes + cell)
         # A line of slope 0 goes on to infinity; nan stays what it is.
-        s += tl.where((slope == 0.0) & (t == t), 0.0, slope * t) + tl.load(lines + cell)
-    elif count == 0:
-        s += tl.load(slopes + first) * (x - p) + tl.load(lines + first)
-    elif count <= 2:
-        s += _step_by_step(x - p, first, edges, slopes, lines, 2)
-    elif count <= FEW:
-        s += _step_by_step(x - p, first, edges, slopes, lines, FEW)
+        bias = tl.where((slope == 0.0) & (t == t), 0.0, slope * t) + tl.load(lines + cell)
     else:
-        s = tl.where(x > p, float("-inf"), float("-inf"))
-    return s
-
-
-@triton.jit
-def _step_by_step(t, first, edges, slopes, lines, MOST: tl.constexpr):
-    bias = tl.load(slopes + first) * t + tl.load(lines + first)
-    for k in tl.static_range(MOST):
-        after = tl.load(slopes + first + k + 1) * t + tl.load(lines + first + k + 1)
-        bias = tl.where(t > tl.load(edges + first + k), after, bias)
+        bias = tl.load(slopes + first) * t + tl.load(lines + first)
+        if MOST == ANY:
+            for cell in tl.range(first, first + count):
+                after = tl.load(slopes + cell + 1) * t + tl.load(lines + cell + 1)
+                bias = tl.where(t > tl.load(edges + cell), after, bias)
+        else:
+            for k in tl.static_range(MOST):
+                after = tl.load(slopes + first + k + 1) * t + tl.load(lines + first + k + 1)
+                bias = tl.where(t > tl.load(edges + first + k), after, bias)
     return bias
 
 
@@ -124,73 +169,64 @@ def weighted_sum(p, v, acc, PARTS: tl.constexpr):
 
 
 @triton.jit
-def part_sums(ds, x, p, code, edges, slopes, sums, far_sums):
-    """Row sums of ``ds slope``; adds the sums of ds and of ds t over each cell to the program's own rows of both tables.
-
-    For tiles of few edges: in others ds must be 0 here. The additions are atomic, not because
-    others add to these rows, but because one thread then makes them all, in order.
-    """
-    first, count = code & 0xFFFF, code >> 16
-    if count == 0:
-        rows = tl.sum(ds, 1)
-        moved = rows * tl.load(slopes + first)
-        tl.atomic_add(sums + first, tl.sum(rows, 0), sem="relaxed")
-        tl.atomic_add(far_sums + first, tl.sum(tl.sum(ds * (x - p), 1), 0), sem="relaxed")
-    elif count <= 2:
-        moved = _sums_step_by_step(ds, x - p, first, edges, slopes, sums, far_sums, 2)
-    elif count <= FEW:
-        moved = _sums_step_by_step(ds, x - p, first, edges, slopes, sums, far_sums, FEW)
-    else:
-        moved = tl.sum(ds, 1)  # of zeros
-    return moved
-
-
-@triton.jit
-def _sums_step_by_step(ds, t, first, edges, slopes, sums, far_sums, MOST: tl.constexpr):
-    far = ds * t
-    before = t > tl.load(edges + first)
-    rows = tl.sum(tl.where(before, 0.0, ds), 1)
-    moved = rows * tl.load(slopes + first)
-    tl.atomic_add(sums + first, tl.sum(rows, 0), sem="relaxed")
-    tl.atomic_add(far_sums + first, tl.sum(tl.sum(tl.where(before, 0.0, far), 1), 0), sem="relaxed")
-    for k in tl.static_range(MOST):
-        cell = first + k + 1
-        after = t > tl.load(edges + cell)
-        inside = before & (after == 0)
-        rows = tl.sum(tl.where(inside, ds, 0.0), 1)
-        moved += rows * tl.load(slopes + cell)
-        tl.atomic_add(sums + cell, tl.sum(rows, 0), sem="relaxed")
-        tl.atomic_add(far_sums + cell, tl.sum(tl.sum(tl.where(inside, far, 0.0), 1), 0), sem="relaxed")
-        before = after
-    return moved
-
-
-@triton.jit
-def slopes_times(ds, x, p, code, edges, slopes, STEPS: tl.constexpr, SEARCH: tl.constexpr):
+def slopes_times(ds, x, p, first, count, edges, slopes, STEPS: tl.constexpr, MOST: tl.constexpr):
     """Row sums of ds times the slope at ``x - p``."""
-    first, count = code & 0xFFFF, code >> 16
-    if SEARCH:
-        moved = tl.sum(ds * tl.load(slopes + count_below(x - p, edges, STEPS)), 1)
-    elif count == 0:
+    if MOST == FOLDED:
         moved = tl.sum(ds, 1) * tl.load(slopes + first)
+    elif MOST == SEARCH:
+        moved = tl.sum(ds * tl.load(slopes + count_below(x - p, edges, STEPS)), 1)
     else:
-        t = x - p
         slope = tl.zeros(ds.shape, tl.float32) + tl.load(slopes + first)
-        for k in tl.static_range(FEW):
-            slope = tl.where(t > tl.load(edges + first + k), tl.load(slopes + first + k + 1), slope)
+        for cell in tl.range(first, first + count):
+            slope = tl.where(x - p > tl.load(edges + cell), tl.load(slopes + cell + 1), slope)
         moved = tl.sum(ds * slope, 1)
     return moved
 
 
 @triton.jit
-def part_sums_by_search(ds, x, p, edges, slopes, sums, far_sums, STEPS: tl.constexpr):
-    """What :func:`part_sums` gives, for a tile of any number of edges."""
-    t = x - p
-    far = tl.where(ds == 0.0, 0.0, ds * t)  # 0 times what is not finite
-    cell = count_below(t, edges, STEPS)
-    moved = tl.sum(ds * tl.load(slopes + cell), 1)
-    for c in range(tl.min(tl.min(cell, 1), 0), tl.max(tl.max(cell, 1), 0) + 1):
-        here = cell == c
-        tl.atomic_add(sums + c, tl.sum(tl.sum(tl.where(here, ds, 0.0), 1), 0), sem="relaxed")
-        tl.atomic_add(far_sums + c, tl.sum(tl.sum(tl.where(here, far, 0.0), 1), 0), sem="relaxed")
+def part_sums(ds, x, p, first, count, edges, slopes, sums, far_sums, STEPS: tl.constexpr, MOST: tl.constexpr):
+    """Row sums of ds times the slope; adds the sums of ds and of ds t over each cell to the program's own tables.
+
+    The additions are atomic not because others add to these rows, but because one thread then makes them all, in order.
+    """
+    if MOST == FOLDED:  # x and p are small
+        rows = tl.sum(ds, 1)
+        moved = rows * tl.load(slopes + first)
+        far_rows = tl.sum(ds * x, 1) - rows * tl.sum(p, 1)  # p has one column
+        _add(sums, far_sums, first, tl.sum(rows, 0), tl.sum(far_rows, 0))
+    elif MOST == SEARCH:
+        t = x - p
+        far = tl.where(ds == 0.0, 0.0, ds * t)  # 0 times what is not finite
+        cell = count_below(t, edges, STEPS)
+        moved = tl.sum(ds * tl.load(slopes + cell), 1)
+        for c in range(tl.min(tl.min(cell, 1), 0), tl.max(tl.max(cell, 1), 0) + 1):
+            here, there = tl.where(cell == c, ds, 0.0), tl.where(cell == c, far, 0.0)
+            _add(sums, far_sums, c, tl.sum(tl.sum(here, 1), 0), tl.sum(tl.sum(there, 1), 0))
+    else:
+        t = x - p
+        far = ds * t
+        moved = tl.sum(ds, 1) * 0.0
+        if MOST == ANY:
+            for cell in tl.range(first, first + count + 1):
+                moved += _sums_of_cell(ds, far, t, cell, first, edges, slopes, sums, far_sums)
+        else:
+            for k in tl.static_range(MOST + 1):
+                if k <= count:
+                    moved += _sums_of_cell(ds, far, t, first + k, first, edges, slopes, sums, far_sums)
     return moved
+
+
+@triton.jit
+def _sums_of_cell(ds, far, t, cell, first, edges, slopes, sums, far_sums):
+    """What one cell adds: below the tile's first and beyond its last cell there is nothing."""
+    low = tl.where(cell == first, -INFINITY, tl.load(edges + tl.maximum(cell - 1, 0)))
+    inside = (t > low) & (t <= tl.load(edges + cell))
+    rows = tl.sum(tl.where(inside, ds, 0.0), 1)
+    _add(sums, far_sums, cell, tl.sum(rows, 0), tl.sum(tl.sum(tl.where(inside, far, 0.0), 1), 0))
+    return rows * tl.load(slopes + cell)
+
+
+@triton.jit
+def _add(sums, far_sums, cell, total, far_total):
+    tl.atomic_add(sums + cell, total, sem="relaxed")
+    tl.atomic_add(far_sums + cell, far_total, sem="relaxed")

@@ -1,6 +1,7 @@
 """What a position bias costs on a GPU, beside PyTorch's own attention; medians of calls that take turns.
 
-    python benchmarks/bench_gpu.py [--seconds 90] [--rounds 7] [--only TEXT] [--sweep] [--out FILE]
+    python benchmarks/bench_gpu.py [--seconds 90] [--rounds 9] [--only TEXT] [--out FILE]
+    python benchmarks/bench_gpu.py --sweep [--only TEXT] [--seconds 60]
 
 16 heads of 64, M = N, real-valued positions, a network of 64 or 512 hidden units whose knots are half near 0 and half
 all over the offsets. Contenders:
@@ -10,12 +11,20 @@ plain       scaled_dot_product_attention without a bias: the yardstick
 matrix      the same with the bias as a matrix, which was computed before, where it fits
 strict      ``torch-triton``
 rounded     ``torch-triton-rounded``
-flex        compiled flex_attention without a bias, and with one interpolated in a table over whole offsets
+flex        compiled flex_attention without a bias. One interpolated in a table did not fit its shared memory
 ==========  ===========================================================================================
 
-Gradients are those of query, key, value, the network and the positions of the queries. Times are CUDA events around one
-call. What is finished is written to FILE when ``--seconds`` are over, or on Ctrl-C. ``--sweep`` times sizes of tiles
-instead, and writes nothing.
+Gradients are those of query, key, value, the network and the positions of the queries. Four times of each contender:
+
+============  =========================================================================================
+milliseconds  CUDA events around a whole call that was queued behind other work, as in training; the ratios
+eager         the clock around a whole call and the wait for it
+graph         a whole call replayed as a CUDA graph
+kernels       each kernel of a whole call, from PyTorch's profiler
+============  =========================================================================================
+
+What is finished is written to FILE when ``--seconds`` are over, or on Ctrl-C. ``--sweep`` times sizes of tiles instead,
+compiled by several processes, and writes nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +33,7 @@ import argparse
 import datetime
 import itertools
 import json
+import multiprocessing
 import statistics
 import sys
 import time
@@ -63,10 +73,11 @@ class Comparison(NamedTuple):
 
 def comparisons() -> Iterator[Comparison]:
     """What the issue asks for first."""
-    for dtype, n, hidden in (("bfloat16", 8192, 64), ("bfloat16", 8192, 512)):
+    first = (("bfloat16", 8192, 64), ("float16", 8192, 64), ("bfloat16", 8192, 512))
+    for dtype, n, hidden in first:
         yield from (Comparison(dtype, n, hidden, gradients) for gradients in (False, True))
     for dtype, n, hidden in itertools.product(DTYPES, (2048, 8192), (64, 512)):
-        if (dtype, n) != ("bfloat16", 8192):
+        if (dtype, n, hidden) not in first:
             yield from (Comparison(dtype, n, hidden, gradients) for gradients in (False, True))
 
 
@@ -101,7 +112,7 @@ def contenders(one: Comparison) -> dict[str, Call]:
         matrix.requires_grad_(one.gradients)
         found["matrix"] = call(lambda: attention(q, k, v, attn_mask=matrix), matrix)
     if one.hidden == 64:
-        found |= _flex(arrays, (q, k, v), call)
+        found |= _flex((q, k, v), call)
     return found
 
 
@@ -115,26 +126,11 @@ def _matrix(arrays: list[Any], like: Any) -> Any:
     return filled
 
 
-def _flex(arrays: list[Any], qkv: tuple[Any, Any, Any], call: Callable[..., Call]) -> dict[str, Call]:
+def _flex(qkv: tuple[Any, Any, Any], call: Callable[..., Call]) -> dict[str, Call]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    n = arrays[8].shape[0]
-    with torch.no_grad():
-        whole = torch.arange(2 * n + 64, device="cuda", dtype=torch.float32)
-        table = PositionBias(OffsetMLP(*arrays[4:8]), whole.new_full((1,), n + 32.0), whole).dense()[:, 0].contiguous()
-    queries = arrays[8].detach()
     compiled = torch.compile(flex_attention)
-
-    def score(s: Any, b: Any, h: Any, i: Any, j: Any) -> Any:
-        t = j - queries[i] + n + 32.0
-        below = torch.clamp(t.floor(), 0, 2 * n + 62).to(torch.int32)
-        left = table[h, below]
-        return s + left + (t - below) * (table[h, below + 1] - left)
-
-    return {
-        "flex, no bias": call(lambda: compiled(*qkv)),
-        "flex, table": call(lambda: compiled(*qkv, score_mod=score)),
-    }
+    return {"flex, no bias": call(lambda: compiled(*qkv))}
 
 
 def milliseconds(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
@@ -143,7 +139,7 @@ def milliseconds(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
     for number in range(rounds):
         for name in list(calls)[:: 1 if number % 2 else -1]:
             torch.cuda.synchronize()
-            torch.cuda._sleep(1_000_000)  # what the host has to do is done while the device waits
+            torch.cuda._sleep(10_000_000)  # some milliseconds, in which the host does what it has to do
             pair = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
             pair[0].record()
             calls[name]()
@@ -151,6 +147,61 @@ def milliseconds(calls: dict[str, Call], rounds: int) -> dict[str, list[float]]:
             events[name].append(pair)
     torch.cuda.synchronize()
     return {name: [start.elapsed_time(end) for start, end in pairs] for name, pairs in events.items()}
+
+
+def eager(call: Call, rounds: int) -> list[float]:
+    """Milliseconds of calls that are waited for, one by one."""
+    found = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        found.append(1e3 * (time.perf_counter() - began))
+    return found
+
+
+def replayed(call: Call, rounds: int) -> list[float]:
+    """Milliseconds of a call as a CUDA graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call(), call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = call()
+    found = milliseconds({"graph": graph.replay}, rounds)["graph"]
+    del kept
+    return found
+
+
+def kernels(call: Call) -> dict[str, float]:
+    """Microseconds of the kernels of a call, the longest first."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        call()
+        torch.cuda.synchronize()
+    found: dict[str, float] = {}
+    for event in seen.events():
+        if event.device_type == torch.autograd.DeviceType.CUDA:
+            name = event.name[:60]
+            found[name] = round(found.get(name, 0.0) + event.device_time, 1)
+    return dict(sorted(found.items(), key=lambda pair: -pair[1])[:14])
+
+
+def more_about(call: Call, rounds: int) -> dict[str, Any]:
+    """The other three times, or why there is none."""
+    found: dict[str, Any] = {}
+    for name, measure in (("eager", eager), ("graph", replayed), ("kernels", lambda c, _: kernels(c))):
+        try:
+            found[name] = measure(call, rounds)
+        except Exception as error:
+            found[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if isinstance(found[name], list):
+            found[name] = round(statistics.median(found[name]), 4)
+    return found
 
 
 def compare(one: Comparison, rounds: int) -> dict[str, Any]:
@@ -169,6 +220,8 @@ def compare(one: Comparison, rounds: int) -> dict[str, Any]:
         except Exception as error:  # a contender that cannot
             found[name] = {"left_out": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     times = milliseconds(calls, rounds)
+    for name, call in calls.items():
+        found[name] |= more_about(call, rounds)
     operations = 4 * one.n**2 * HEADS * WIDTH * (3.5 if one.gradients else 1)
     for name, each in times.items():
         middle = statistics.median(each)
@@ -193,31 +246,54 @@ def products() -> dict[str, float]:
     return found
 
 
+SWEEP = {
+    "forward": ((64, 128, 4, 3), (64, 128, 4, 4), (64, 64, 4, 3), (128, 64, 8, 3), (128, 128, 8, 3), (128, 64, 4, 3)),
+    "queries": ((64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 8, 2), (64, 128, 4, 2)),
+    "keys": ((64, 64, 4, 2), (64, 64, 4, 3), (64, 128, 8, 2), (128, 64, 4, 2)),
+}
+
+
+def sizes_of(kernel: str, sizes: tuple[int, ...], rounds: int) -> str:
+    """The line for one size of tiles; with ``rounds`` 0 the kernels are compiled and called once."""
+    from ia_core.backends import _triton_launch as launch
+
+    launch._HALVES[kernel, False] = launch.Tiling(*sizes)
+    found = []
+    try:
+        calls = contenders(Comparison("bfloat16", 8192 if rounds else 512, 64, kernel != "forward"))
+        for name in ("rounded", "strict"):
+            pair = {key: calls[key] for key in ("plain", name)}
+            milliseconds(pair, 1)
+            if rounds:
+                middle = {key: statistics.median(each) for key, each in milliseconds(pair, rounds).items()}
+                found.append(f"{name} {middle[name]:.3f} ms, {middle[name] / middle['plain']:.3f} of plain")
+    except Exception as error:
+        found.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    return f"{kernel} {sizes}: {'; '.join(found)}"
+
+
 def sweep(only: str, rounds: int, until: float) -> int:
     """Times of the benchmark's call with tiles of other sizes."""
     from ia_core.backends import _triton_launch as launch
 
-    sizes = {"forward": ((128, 64), (128, 128), (64, 64)), "queries": ((128, 64), (64, 64), (64, 128))}
-    sizes["keys"] = ((64, 128), (64, 64), (128, 64))
-    for kernel, path in itertools.product(sizes, ("torch-triton-rounded", "torch-triton")):
-        before = launch._HALVES[kernel, False]
-        for (rows, columns), warps, stages in itertools.product(sizes[kernel], (4, 8), (2, 3)):
-            text = f"{path} {kernel} {rows} x {columns}, {warps} warps, {stages} stages"
-            if only not in text or time.monotonic() > until:
-                continue
-            launch._HALVES[kernel, False] = launch.Tiling(rows, columns, warps, stages)
-            name = "strict" if path == "torch-triton" else "rounded"
-            try:
-                calls = contenders(Comparison("bfloat16", 8192, 64, kernel != "forward"))
-                calls = {key: calls[key] for key in ("plain", name)}
-                milliseconds(calls, 2)
-                times = milliseconds(calls, rounds)
-                middle = {key: statistics.median(each) for key, each in times.items()}
-                print(f"{text}: {middle[name]:.3f} ms, {middle[name] / middle['plain']:.3f} of plain", flush=True)
-            except Exception as error:
-                print(f"{text}: {type(error).__name__}: {' '.join(str(error).split())[:200]}", flush=True)
-        launch._HALVES[kernel, False] = before
+    wanted = [(kernel, sizes) for kernel in SWEEP for sizes in SWEEP[kernel] if only in kernel]
+    with multiprocessing.get_context("spawn").Pool(8) as pool:
+        pool.starmap(sizes_of, [(*one, 0) for one in wanted], 1)
+    print(f"compiled, {until - time.monotonic():.0f} s left", flush=True)
+    for kernel, sizes in wanted:
+        if time.monotonic() < until:
+            before = launch._HALVES[kernel, False]
+            print(sizes_of(kernel, sizes, rounds), flush=True)
+            launch._HALVES[kernel, False] = before
     return 0
+
+
+def shown(each: dict[str, Any]) -> str:
+    """A contender in one line."""
+    if "milliseconds" not in each:
+        return str(each)
+    rest = {key: value for key, value in each.items() if key != "milliseconds"}
+    return f"{statistics.median(each['milliseconds']):.3f} ms {rest}"
 
 
 def main() -> int:
@@ -242,8 +318,9 @@ def main() -> int:
             if options.only in one.name and time.monotonic() < until:
                 found = compare(one, options.rounds)
                 record["comparisons"][one.name] = {**one._asdict(), "contenders": found}
-                shown = {who: each.get("ratio", each).get("median", each) for who, each in found.items()}
-                print(f"{one.name}: plain {statistics.median(found['plain']['milliseconds']):.3f} ms, {shown}", flush=True)
+                print(f"{one.name}:", flush=True)
+                for who, each in found.items():
+                    print(f"  {who}: {shown(each)}", flush=True)
                 torch.cuda.empty_cache()
     except KeyboardInterrupt:
         print("stopped; what is finished is kept", file=sys.stderr)

@@ -1,15 +1,17 @@
 """Compile every variant of the kernels for GPUs and compare it with the specification in float64: a line for each.
 
-    python benchmarks/compile_gpu.py [--only TEXT]
+    python benchmarks/compile_gpu.py [--only TEXT] [--seconds 35] [--workers 8]
 
 On a CUDA device; under TRITON_INTERPRET=1 on the CPU, slowly. A variant that fails is reported, and the others go on.
-The number after each name is the error as a part of the largest number of the result.
+The number after each name is the error as a part of the largest number of the result. Variants are compiled by several
+processes; what is not done after ``--seconds`` is named and left.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
 import sys
 import time
 import traceback
@@ -149,25 +151,40 @@ def judge(variant: Variant) -> str:
     return f"{verdict} {took:5.1f} s  {variant.name}: {', '.join(errors)}"
 
 
+def line_of(variant: Variant) -> str:
+    """The line for a variant, whatever happens."""
+    try:
+        return judge(variant)
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        text = " ".join(str(error).split())[-600:]
+        return f"FAIL {variant.name}: {type(error).__name__} at {last.name}:{last.lineno}: {text}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="variants whose name has this in it")
+    parser.add_argument("--seconds", type=float, default=35.0)
+    parser.add_argument("--workers", type=int, default=8 if DEVICE == "cuda" else 1)
     options = parser.parse_args()
     where = torch.cuda.get_device_name() if DEVICE == "cuda" else "the CPU"
     print(f"on {where}, PyTorch {torch.__version__}, ia_core {ia_core.__version__}", flush=True)
+    until = time.monotonic() + options.seconds
+    left = [variant for variant in variants() if options.only in variant.name]
     failed = 0
-    for variant in variants():
-        if options.only not in variant.name:
-            continue
-        try:
-            line = judge(variant)
-        except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            text = " ".join(str(error).split())[-600:]
-            line = f"FAIL {variant.name}: {type(error).__name__} at {last.name}:{last.lineno}: {text}"
-        failed += not line.startswith("ok")
-        print(line, flush=True)
-    print(f"{failed} failed" if failed else "all ok")
+    with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
+        waiting = {variant: pool.apply_async(line_of, (variant,)) for variant in left}
+        while waiting and time.monotonic() < until:
+            for variant, answer in [pair for pair in waiting.items() if pair[1].ready()]:
+                line = answer.get()
+                failed += not line.startswith("ok")
+                print(line, flush=True)
+                del waiting[variant]
+            time.sleep(0.05)
+        for variant in waiting:
+            print(f"left {variant.name}", flush=True)
+        pool.terminate()
+    print(f"{failed} failed, {len(waiting)} left" if failed or waiting else "all ok")
     return min(failed, 1)
 
 

@@ -1,0 +1,105 @@
+"""Kernels that compile a network into lines between knots: PiecewiseLinear.from_mlp in two launches, not thirty.
+
+Sums of slopes and intercepts are in float64, as there. A last kernel writes the tables that the attention kernels read.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+__all__ = ["pack_lines", "sort_knots", "sum_active"]
+
+INFINITY = tl.constexpr(float("inf"))
+LARGEST = tl.constexpr(3.4028234663852886e38)  # of float32
+FINITE = tl.constexpr(3.4e38)
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _units(w1, b1, k, K):
+    """Weight, offset and knot of hidden units, and whether they are active above the knot; absent ones never are."""
+    w = tl.load(w1 + k, mask=k < K, other=0.0).to(tl.float64)
+    b = tl.load(b1 + k, mask=k < K, other=-1.0).to(tl.float64)
+    # A unit whose knot no finite offset reaches is constant: dead, or active everywhere, as nan must be.
+    far = (tl.abs(b) / LARGEST < tl.abs(w)) == 0
+    dead = far & (b <= 0.0) & (w == w)
+    knot = tl.where(far, tl.where(dead, INFINITY, -INFINITY), -b / tl.where(far, 1.0, w)).to(tl.float32)
+    return tl.where(dead, 0.0, w), tl.where(dead, 0.0, b), knot, far | (w > 0.0)
+
+
+@triton.jit
+def sort_knots(w1, b1, knots, K, BLOCK: tl.constexpr):
+    """Write the knots in ascending order: each program ranks ``BLOCK`` of them among all."""
+    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    _, _, own, _ = _units(w1, b1, k, K)
+    rank = tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, K, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        _, _, others, _ = _units(w1, b1, at, K)
+        before = (others[None, :] < own[:, None]) | ((others[None, :] == own[:, None]) & (at[None, :] < k[:, None]))
+        rank += tl.sum(tl.where(before & (at[None, :] < K), 1, 0), 1)
+    tl.store(knots + rank, own, mask=k < K)
+
+
+@triton.jit
+def sum_active(w1, b1, w2, b2, knots, slopes, intercepts, active, K, H, BLOCK: tl.constexpr):
+    """Slopes and intercepts (H, 2 K + 1) of ``BLOCK`` cells and one head.
+
+    For the first head, which units are active.
+    """
+    cells, h = 2 * K + 1, tl.program_id(1)
+    c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    below = tl.load(knots + (c - 1) // 2, mask=(c > 0) & (c < cells), other=-INFINITY)
+    above = tl.load(knots + c // 2, mask=c < cells - 1, other=INFINITY)
+    slope = tl.zeros((BLOCK,), tl.float64)
+    intercept = tl.zeros((BLOCK,), tl.float64)
+    for start in range(0, K, BLOCK):
+        k = start + tl.arange(0, BLOCK)
+        w, b, knot, rising = _units(w1, b1, k, K)
+        weight = tl.load(w2 + k * H + h, mask=k < K, other=0.0).to(tl.float64)
+        on = tl.where(rising[None, :], knot[None, :] < above[:, None], knot[None, :] > below[:, None])
+        on = on & (k[None, :] < K)
+        slope += tl.sum(tl.where(on, (w * weight)[None, :], 0.0), 1)
+        intercept += tl.sum(tl.where(on, (b * weight)[None, :], 0.0), 1)
+        if h == 0:
+            there = (c[:, None] < cells) & (k[None, :] < K)
+            tl.store(active + c[:, None] * K + k[None, :], tl.where(on, 1.0, 0.0), mask=there)
+    intercept += tl.load(b2 + h).to(tl.float64)
+    tl.store(slopes + h * cells + c, slope, mask=c < cells)
+    tl.store(intercepts + h * cells + c, intercept, mask=c < cells)
+
+
+@triton.jit
+def pack_lines(
+    knots, slopes, intercepts, edges, table, K, slope_h, slope_c, intercept_h, intercept_c, length, row,
+    SMOOTH: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Edges, then slopes and lines (2, H, row) of float32 in units of log 2.
+
+    ``SMOOTH`` leaves the knots' own cells out. Beyond the knots edges are infinite; beyond the cells no line is read.
+    """
+    at, h = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
+    H = tl.num_programs(1)
+    if h == 0:
+        if SMOOTH:
+            edge = tl.load(knots + at, mask=at < K, other=INFINITY)
+        else:  # t is on the knot if it is above the number before it, and not above the knot
+            edge = tl.load(knots + at // 2, mask=at < 2 * K, other=INFINITY)
+            bits = edge.to(tl.int32, bitcast=True)
+            lower = tl.where(edge == 0.0, -2147483647, tl.where(bits > 0, bits - 1, bits + 1))
+            lower = tl.where(edge == -INFINITY, bits, lower)
+            edge = tl.where((at % 2 == 0) & (at < 2 * K), lower.to(tl.float32, bitcast=True), edge)
+        tl.store(edges + at, edge, mask=at < length)
+    if SMOOTH:
+        cell = 2 * at
+    else:
+        cell = at
+    there = cell < 2 * K + 1
+    slope = tl.load(slopes + h * slope_h + cell * slope_c, mask=there, other=0.0) * LOG2E
+    line = tl.load(intercepts + h * intercept_h + cell * intercept_c, mask=there, other=0.0) * LOG2E
+    # What is finite stays finite.
+    slope = tl.where(tl.abs(slope) < INFINITY, tl.minimum(tl.maximum(slope, -FINITE), FINITE), slope)
+    line = tl.where(tl.abs(line) < INFINITY, tl.minimum(tl.maximum(line, -FINITE), FINITE), line)
+    tl.store(table + h * row + at, slope.to(tl.float32), mask=at < row)
+    tl.store(table + (H + h) * row + at, line.to(tl.float32), mask=at < row)

@@ -1,0 +1,110 @@
+"""Compile the kernels for a GPU without having one: what the launcher would launch, for compute capability 9.0.
+
+    python benchmarks/offline_gpu.py [--only TEXT] [--first 3]
+
+It needs Triton, and takes some seconds for each kernel. A line for each: registers, spilled bytes, shared memory, and
+whether ptxas says that it serializes products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import compile_gpu
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ia_core.backends import _torch_triton, _triton_launch, _triton_lines
+
+TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
+TYPES |= {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
+KERNELS = {
+    _triton_launch: ("forward_kernel", "backward_queries", "backward_keys", "order_tiles", "pack_lines"),
+    _triton_lines: ("sort_knots", "sum_active"),
+}
+OPTIONS = ("num_warps", "num_stages", "maxnreg")
+
+
+class Recorder:
+    """In place of a kernel: compiles what it would be launched with, once for each signature."""
+
+    def __init__(self, kernel: Any, seen: dict[Any, str]) -> None:
+        self.kernel, self.seen = kernel, seen
+
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
+        return self.launch
+
+    def launch(self, *arguments: Any, **named: Any) -> None:
+        options = {name: named.pop(name) for name in OPTIONS if name in named}
+        signature: dict[str, str] = {}
+        constants: dict[Any, Any] = {}
+        attributes: dict[Any, Any] = {}
+        for at, (name, value) in enumerate(zip(self.kernel.arg_names, (*arguments, *named.values()), strict=True)):
+            if name in named or value is None or (type(value) is int and value == 1):
+                signature[name], constants[(at,)] = "constexpr", value
+            elif isinstance(value, torch.Tensor):
+                signature[name], attributes[(at,)] = f"*{TYPES[value.dtype]}", [["tt.divisibility", 16]]
+            else:
+                signature[name] = "fp32" if type(value) is float else "i32"
+                if type(value) is int and value % 16 == 0:
+                    attributes[(at,)] = [["tt.divisibility", 16]]
+        key = (self.kernel.__name__, str(signature), str(constants), str(sorted(attributes)), str(options))
+        if key not in self.seen:
+            self.seen[key] = "failed"
+            began = time.perf_counter()
+            source = ASTSource(self.kernel, signature, constexprs=constants, attrs=attributes)
+            built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+            self.seen[key] = f"{self.kernel.__name__}: {facts(built)}, {time.perf_counter() - began:.1f} s"
+            print(f"    {self.seen[key]}", flush=True)
+
+
+def facts(built: Any) -> str:
+    """What ptxas says of a kernel."""
+    ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+    with tempfile.TemporaryDirectory() as work:
+        source = Path(work) / "kernel.ptx"
+        source.write_text(built.asm["ptx"], encoding="utf-8")
+        words = [str(ptxas), "-v", "-arch=sm_90a", str(source), "-o", os.devnull]
+        said = subprocess.run(words, capture_output=True, text=True, check=False)
+    text = said.stdout + said.stderr
+    registers = re.findall(r"Used (\d+) registers", text)
+    spilled = re.findall(r"(\d+) bytes spill stores", text)
+    serial = ", SERIALIZED" if "serialized" in text else ""
+    return f"{registers} registers, {spilled} bytes spilled, {built.metadata.shared} bytes shared{serial}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", help="variants whose name has this in it")
+    parser.add_argument("--first", type=int, default=1000, help="as many variants")
+    options = parser.parse_args()
+    seen: dict[Any, str] = {}
+    for module, names in KERNELS.items():
+        for name in names:
+            setattr(module, name, Recorder(getattr(module, name), seen))
+    _torch_triton.why_not_here = lambda kind: None
+    failed = 0
+    for variant in [one for one in compile_gpu.variants() if options.only in one.name][: options.first]:
+        print(variant.name, flush=True)
+        try:
+            compile_gpu.results(variant, variant.path, compile_gpu.arrays_of(variant))
+        except Exception as error:
+            failed += 1
+            print(f"    FAIL {type(error).__name__}: {str(error)[-1500:]}", flush=True)
+    print(f"{len(seen)} kernels, {failed} variants failed")
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
