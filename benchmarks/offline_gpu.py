@@ -50,7 +50,9 @@ class Recorder:
         signature: dict[str, str] = {}
         constants: dict[Any, Any] = {}
         attributes: dict[Any, Any] = {}
-        for at, (name, value) in enumerate(zip(self.kernel.arg_names, (*arguments, *named.values()), strict=True)):
+        given = dict(zip(self.kernel.arg_names, arguments, strict=False)) | named
+        for at, name in enumerate(self.kernel.arg_names):
+            value = given[name]
             if name in named or value is None or (type(value) is int and value == 1):
                 signature[name], constants[(at,)] = "constexpr", value
             elif isinstance(value, torch.Tensor):
