@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from typing import Any, TypeAlias
 
 import torch
@@ -65,13 +66,12 @@ def why_not_here(kind: str) -> str | None:
     """Why there is no kernel for this kind of device; read once per trace."""
     if kind not in ("cuda", "cpu"):
         return f"its kernels are for NVIDIA's GPUs; `query` is on {kind}"
+    if kind == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "its kernels are for GPUs; on the CPU they run under TRITON_INTERPRET=1 alone"
     if importlib.util.find_spec("triton") is None:
         return "its kernels need Triton, which is not installed"
-    import triton
-
     if kind == "cpu":
-        interpreted = triton.knobs.runtime.interpret
-        return None if interpreted else "its kernels are for GPUs; on the CPU they run under TRITON_INTERPRET=1 alone"
+        return None
     if torch.version.hip is not None or torch.cuda.get_device_capability() < (8, 0):
         return "its kernels were tried on NVIDIA's GPUs of compute capability 8.0 and later only"
     return None
