@@ -36,10 +36,10 @@ MOST_KNOTS, LONGEST = 32000, 1_000_000  # a cell, two for each knot, and a tile 
 
 def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None:
     """Why this path does not take the call, or None."""
-    other = _torch.has_own_rules(arrays) or _torch.why_not_a_kernel(arrays)
+    query = arrays["query"]
+    other = _torch.has_own_rules(arrays) or why_not_here(query.device.type) or _torch.why_not_a_kernel(arrays)
     if other is not None:
         return other
-    query = arrays["query"]
     if query.dtype == torch.float64:
         return "its kernels compute in float32; `query` is float64"
     if "bias.f.x.w1" in arrays:
@@ -55,7 +55,7 @@ def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None
         return f"its tables hold up to {MOST_KNOTS} knots; the bias has {knots}"
     if max(call.M, call.N) > LONGEST:
         return f"its lists of tiles are for up to {LONGEST} positions; there are {max(call.M, call.N)}"
-    return why_not_here(query.device.type)
+    return None
 
 
 _TABLES = ("bias.f.w1", "bias.f.values", "bias.f.knots")
@@ -112,7 +112,8 @@ def _lines_in_batch(call: Call, bias: PositionBias) -> list[Any]:
         knots, tables = g.knots.detach().to(torch.float32), [g.slopes.mT, g.intercepts.mT]
     shape = (call.H, 2 * knots.shape[0] + 1)
     tables = [table.expand(shape) for table in tables]
-    queries, values = bias.query_positions, bias.value_positions
+    queries: Any = bias.query_positions
+    values: Any = bias.value_positions
     if not queries.is_floating_point() and not values.is_floating_point() and values.shape[-1]:
         # Offsets of whole numbers are exact, however far from 0 these are.
         origin = values[..., :1]

@@ -140,7 +140,8 @@ def _queries(
     tile = tiling("queries", call.half, call.width)
     programs = cdiv(call.M, tile.rows) * call.B * call.H
     placed = call.placed(tables, lines, tile)
-    d_positions, sums = None, call.arrays[:1] * 2
+    d_positions: Maybe = None
+    sums: Any = call.arrays[:1] * 2
     if tables is not None:
         d_positions = own[3].new_empty((call.B, call.H, call.M))
         sums = own[3].new_zeros((2, programs, tables.row))

@@ -71,6 +71,27 @@ def sum_active(w1, b1, w2, b2, knots, slopes, intercepts, active, K, H, BLOCK: t
 
 
 @triton.jit
+def _pack_both_sides(own, at, knots, edges, K, length):
+    """Two edges for each knot: t is on it if it is above the number before the knot, and not above the knot.
+
+    Of knots that coincide, the first sides come before the second ones, so that edges ascend.
+    """
+    bits = own.to(tl.int32, bitcast=True)
+    lower = tl.where(own == 0.0, -2147483647, tl.where(bits > 0, bits - 1, bits + 1))
+    lower = tl.where(own == -INFINITY, bits, lower).to(tl.float32, bitcast=True)
+    below = tl.zeros(at.shape, tl.int32)
+    equal = tl.zeros(at.shape, tl.int32)
+    for start in range(0, K, 32):
+        k = start + tl.arange(0, 32)
+        other = tl.load(knots + k, mask=k < K, other=INFINITY)[None, :]
+        below += tl.sum(tl.where((other < own[:, None]) & (k < K)[None, :], 1, 0), 1)
+        equal += tl.sum(tl.where((other == own[:, None]) & (k < K)[None, :], 1, 0), 1)
+    tl.store(edges + at + below, lower, mask=at < K)
+    tl.store(edges + at + below + equal, own, mask=at < K)
+    tl.store(edges + at, INFINITY, mask=(at >= 2 * K) & (at < length))
+
+
+@triton.jit
 def pack_lines(
     knots, slopes, intercepts, edges, table, K, slope_h, slope_c, intercept_h, intercept_c, length, row,
     SMOOTH: tl.constexpr, BLOCK: tl.constexpr,
@@ -82,15 +103,11 @@ def pack_lines(
     at, h = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     H = tl.num_programs(1)
     if h == 0:
+        own = tl.load(knots + at, mask=at < K, other=INFINITY)
         if SMOOTH:
-            edge = tl.load(knots + at, mask=at < K, other=INFINITY)
-        else:  # t is on the knot if it is above the number before it, and not above the knot
-            edge = tl.load(knots + at // 2, mask=at < 2 * K, other=INFINITY)
-            bits = edge.to(tl.int32, bitcast=True)
-            lower = tl.where(edge == 0.0, -2147483647, tl.where(bits > 0, bits - 1, bits + 1))
-            lower = tl.where(edge == -INFINITY, bits, lower)
-            edge = tl.where((at % 2 == 0) & (at < 2 * K), lower.to(tl.float32, bitcast=True), edge)
-        tl.store(edges + at, edge, mask=at < length)
+            tl.store(edges + at, own, mask=at < length)
+        else:
+            _pack_both_sides(own, at, knots, edges, K, length)
     if SMOOTH:
         cell = 2 * at
     else:

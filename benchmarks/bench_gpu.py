@@ -2,6 +2,7 @@
 
     python benchmarks/bench_gpu.py [--seconds 90] [--rounds 9] [--only TEXT] [--out FILE]
     python benchmarks/bench_gpu.py --sweep [--only TEXT] [--seconds 60]
+    python benchmarks/bench_gpu.py --report [--out FILE]
 
 16 heads of 64, M = N, real-valued positions, a network of 64 or 512 hidden units whose knots are half near 0 and half
 all over the offsets. Contenders:
@@ -24,7 +25,7 @@ kernels       each kernel of a whole call, from PyTorch's profiler
 ============  =========================================================================================
 
 What is finished is written to FILE when ``--seconds`` are over, or on Ctrl-C. ``--sweep`` times sizes of tiles instead,
-compiled by several processes, and writes nothing.
+compiled by several processes, and writes nothing. ``--report`` writes docs/generated/performance_gpu.md from FILE.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ from ia_core.conformance._files import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results/attention_gpu.json"
+REPORT = ROOT / "docs/generated/performance_gpu.md"
 HEADS, WIDTH = 16, 64
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 Call = Callable[[], Any]
@@ -288,6 +290,35 @@ def sweep(only: str, rounds: int, until: float) -> int:
     return 0
 
 
+def report(record: dict[str, Any]) -> int:
+    """The tables of docs/performance.md."""
+    lines = ["% Written by benchmarks/bench_gpu.py.", ""]
+    lines += [", ".join(f"{name} {what}" for name, what in record["environment"].items()) + ".", ""]
+    rates = ", ".join(f"{name} {rate}" for name, rate in record["matrix_product_teraflops"].items())
+    lines += [f"A large product of matrices: {rates} Tflop/s. 16 heads of 64.", ""]
+    head = ["M = N", "dtype", "hidden", "what", "ms", "ratio (quartiles)", "eager ms", "graph ms", "Tflop/s", "MiB"]
+    lines += [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    kernels = []
+    for name, one in record["comparisons"].items():
+        what = "forward + backward" if one["gradients"] else "forward"
+        for who, each in one["contenders"].items():
+            first = [str(one["n"]), one["dtype"], str(one["hidden"]), f"{who}, {what}"]
+            if "milliseconds" not in each:
+                lines.append(f"| {' | '.join([*first, each['left_out'][:80]])} |" + " |" * 5)
+                continue
+            ratio, (low, high) = each["ratio"]["median"], each["ratio"]["quartiles"]
+            cells = [f"{statistics.median(each['milliseconds']):.3f}", f"{ratio:.2f} ({low:.2f} to {high:.2f})"]
+            rest = [str(each[key]) for key in ("eager", "graph", "teraflops", "peak_mib")]
+            lines.append(f"| {' | '.join([*first, *cells, *rest])} |")
+            if who in ("strict", "rounded"):
+                own = ("forward", "backward_queries", "backward_keys", "order_tiles")
+                took = each["kernels"]
+                times = ", ".join(f"`{kernel}` {took[kernel]}" for kernel in own if kernel in took)
+                kernels.append(f"- {name}, {who}: {times}")
+    write_whole(REPORT, "\n".join([*lines, "", "Microseconds in the largest of our kernels:", "", *kernels, ""]))
+    return 0
+
+
 def shown(each: dict[str, Any]) -> str:
     """A contender in one line."""
     if "milliseconds" not in each:
@@ -302,10 +333,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", default="", help="comparisons whose name has this in it")
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--report", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.rounds < 7:
         parser.error("fewer than 7 rounds say nothing about the spread")
+    if options.report:
+        return report(json.loads(options.out.read_text(encoding="utf-8")))
     until = time.monotonic() + options.seconds
     if options.sweep:
         return sweep(options.only, options.rounds, until)

@@ -1,0 +1,158 @@
+"""The Triton kernels: what declines without a GPU, and their arithmetic in Triton's interpreter."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ia_core
+from ia_core import OffsetMLP, OffsetTable, PositionBias
+from ia_core.backends import available, indirect_attention, use_backend
+
+torch = pytest.importorskip("torch")
+
+ROOT = Path(__file__).resolve().parents[1]
+PATHS = ("torch-triton", "torch-triton-rounded")
+
+
+def why_no_interpreter() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    version = tuple(int(part) for part in importlib.metadata.version("triton").split(".")[:2])
+    numpy = tuple(int(part) for part in np.__version__.split(".")[:2])
+    if numpy >= (2, 4) and version < (3, 9):
+        return f"the interpreter of Triton {version} does not run on NumPy {np.__version__}"
+    return None
+
+
+WHY = why_no_interpreter()
+interpreted = [pytest.mark.slow, pytest.mark.skipif(WHY is not None, reason=str(WHY))]
+
+
+@pytest.fixture
+def interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # read when the kernels are imported, and by what declines
+
+
+def test_without_a_gpu_the_paths_decline_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    q = torch.ones(1, 2, 4)
+    why = "its kernels are for GPUs; on the CPU they run under TRITON_INTERPRET=1 alone"
+    for path in PATHS:
+        with use_backend(path), pytest.raises(ValueError, match="IA-X-23") as caught:
+            indirect_attention(q, q, q)
+        assert why in str(caught.value)
+
+
+def test_rounded_weights_are_nobodys_first_choice() -> None:
+    names = [path.name for path in available()]
+    # torch-tiled declines nothing that the rounded path takes.
+    assert names.index("torch-triton") < names.index("torch-tiled") < names.index("torch-triton-rounded")
+
+
+def call_of(M: int, N: int, *, hidden: int, H: int, Hk: int, D: int, Dv: int) -> tuple[list[Any], list[Any]]:
+    """Query, key and value, and the parameters and positions of a network with knots all over its offsets."""
+    random = np.random.default_rng([M, N, hidden])
+    arrays = [random.normal(size=(2, h, n, d)) for h, n, d in ((H, M, D), (Hk, N, D), (Hk, N, Dv))]
+    w1 = random.normal(size=hidden)
+    leaves = [w1, -w1 * random.uniform(-N, N, size=hidden), random.normal(size=(hidden, H)) / N, np.zeros(H)]
+    leaves += [np.sort(random.uniform(0, N, size=(2, M))), np.arange(float(N))]
+
+    def leaf(one: Any) -> Any:
+        return torch.as_tensor(one).float().requires_grad_()
+
+    return list(map(leaf, arrays)), list(map(leaf, leaves))
+
+
+def results(function: Any, arrays: list[Any], leaves: list[Any], mask: Any, wide: bool) -> list[Any]:
+    """Output, lse and all gradients."""
+    if wide:
+        arrays, leaves = ([one.detach().double().requires_grad_() for one in each] for each in (arrays, leaves))
+    bias = PositionBias(OffsetMLP(*leaves[:4]), *leaves[4:])
+    output, lse = function(*arrays, bias=bias, mask=mask, return_lse=True)
+    loss = (output * torch.linspace(-1, 1, output.numel()).reshape(output.shape)).sum()
+    loss = loss + torch.where(torch.isinf(lse), 0.0, lse).sin().sum()
+    return [one.detach().double() for one in (output, lse, *torch.autograd.grad(loss, [*arrays, *leaves]))]
+
+
+def near(found: list[Any], true: list[Any]) -> None:
+    """Sums of some thousands of terms in float32, whose roundings add up like a random walk, beside the largest."""
+    for got, want in zip(found, true, strict=True):
+        finite = torch.isfinite(want)
+        assert torch.equal(got[~finite], want[~finite])
+        assert (got - want)[finite].abs().max() <= 1e-5 * max(1.0, want[finite].abs().max())
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param({"M": 5, "N": 7, "hidden": 4, "H": 2, "Hk": 1, "D": 3, "Dv": 5}, marks=interpreted),
+        pytest.param({"M": 97, "N": 300, "hidden": 3, "H": 1, "Hk": 1, "D": 16, "Dv": 16}, marks=interpreted),
+        pytest.param({"M": 40, "N": 70, "hidden": 24, "H": 2, "Hk": 2, "D": 8, "Dv": 4}, marks=interpreted),
+    ],
+    ids=["grouped heads", "tiles on one line", "tiles of many knots"],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_values_and_gradients_are_those_of_the_reference(
+    sizes: dict[str, int], masked: bool, interpreter: None
+) -> None:
+    arrays, leaves = call_of(**sizes)
+    mask = None
+    if masked:
+        mask = torch.rand(sizes["M"], sizes["N"], generator=torch.Generator().manual_seed(1)) < 0.6
+        mask[0] = False
+    with use_backend("torch-triton"):
+        found = results(indirect_attention, arrays, leaves, mask, wide=False)
+    near(found, results(ia_core.indirect_attention, arrays, leaves, mask, wide=True))
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=interpreted) for kind in ("mlp", "table")])
+def test_offsets_on_knots_have_the_gradient_of_the_knot(kind: str, interpreter: None) -> None:
+    """Whole positions and knots at whole numbers: a ReLU has the derivative 0 at 0, on both of its sides."""
+    q = torch.ones(1, 6, 2)
+    places = torch.arange(6.0).requires_grad_()
+    w1 = torch.tensor([1.0, -1.0, 2.0]).requires_grad_()
+    b1 = torch.tensor([0.0, 0.0, -4.0]).requires_grad_()
+    w2, b2 = torch.ones(3, 1).requires_grad_(), torch.zeros(1).requires_grad_()
+    values = torch.tensor([[3.0, -1.0, 0.5, 2.0, -2.0]]).requires_grad_()
+    f = OffsetMLP(w1, b1, w2, b2) if kind == "mlp" else OffsetTable(values)
+    wanted, value = [*f, places], torch.arange(12.0).reshape(1, 6, 2)
+    found = []
+    for path in ("torch-triton", "reference"):
+        with use_backend(path):
+            output = indirect_attention(q, q, value, bias=PositionBias(f, places, places.detach()))
+        found.append(torch.autograd.grad((output * value).sum(), wanted))
+    near([one.double() for one in found[0]], [one.double() for one in found[1]])
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, marks=interpreted) for path in PATHS])
+def test_positions_behind_a_mask_may_be_anything(path: str, interpreter: None) -> None:
+    arrays, leaves = call_of(6, 40, hidden=4, H=1, Hk=1, D=4, Dv=4)
+    mask = torch.ones(40, dtype=torch.bool)
+    mask[-2:] = False
+    wild = leaves[-1].detach().clone()
+    wild[-2], wild[-1] = torch.nan, torch.inf
+    with use_backend(path):
+        want = results(indirect_attention, arrays, leaves, mask, wide=False)
+        got = results(indirect_attention, arrays, [*leaves[:-1], wild.requires_grad_()], mask, wide=False)
+    near(got, want)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_the_kernels_of_the_benchmark_compile_for_a_gpu_that_is_not_there() -> None:
+    variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    words = [sys.executable, "benchmarks/offline_gpu.py", "--first", "2"]
+    ended = subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "forward:" in ended.stdout and "backward_keys:" in ended.stdout and "FAIL" not in ended.stdout
+
+
