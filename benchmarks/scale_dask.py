@@ -38,7 +38,7 @@ RESULTS, TABLES = ROOT / "docs/results/scale_dask.json", ROOT / "docs/generated/
 H, D, SEED, HIDDEN = 8, 64, 0, 16
 WORKERS, LIMIT = 2, 2**30
 # Rows that are compared, and seconds between two looks at the memory.
-ROWS, EVERY = 16, 0.05
+ROWS, EVERY = 4, 0.05
 
 
 def block(name: int, start: int, size: int) -> np.ndarray:
