@@ -24,7 +24,7 @@ LINES = "it is for position biases"
 TRITON = "its kernels are for GPUs; on the CPU they run under TRITON_INTERPRET=1 alone"
 PLAIN = {"torch-native": "without a position bias or the lse PyTorch's own kernel serves", "torch-lines": LINES}
 OFF = {"torch-native": "IA_CORE_NATIVE=0 turns the compiled kernel off"}
-FRAMEWORKS = ("torch", "triton", "jax", "cupy", "dask", "cubed", "ml_dtypes")
+FRAMEWORKS = ("torch", "jax", "cupy", "dask", "cubed", "ml_dtypes")
 
 
 def python(code: str, folder: Path) -> str:
