@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_forward import LN2, LOG2E, load_positions, load_rows, scores_in_tile
+from ._triton_forward import LN2, LOG2E, SIZES, load_positions, load_rows, scores_in_tile
 from ._triton_tile import ANY, FEW, FOLDED, KINDS, SEARCH, part_sums, parts_of, product, slopes_times, weighted_sum
 
 __all__ = ["backward_keys", "backward_queries"]
@@ -114,7 +114,7 @@ def _keys_with_tile(
     return weighted_sum(ds, q, dk, PARTS), dv, moved
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_queries(
     query, key, value, output, cotangent, lse_cotangent, base, rest,
     query_positions, value_positions, order, ends, edges, slopes, lines, bias, mask,
@@ -216,7 +216,7 @@ def backward_queries(
     tl.store(at, (dq * factor).to(d_query.dtype.element_ty), mask=(i[:, None] < M) & (d[None, :] < D))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def backward_keys(
     query, key, value, cotangent, base, rest,
     query_positions, value_positions, order, ends, edges, slopes, lines, bias, mask,

@@ -11,10 +11,12 @@ import triton.language as tl
 
 from ._triton_tile import ANY, FEW, FOLDED, KINDS, SEARCH, bias_in_tile, parts_of, product, weighted_sum
 
-__all__ = ["LN2", "LOG2E", "forward", "load_positions", "load_rows", "scores_in_tile"]
+__all__ = ["LN2", "LOG2E", "SIZES", "forward", "load_positions", "load_rows", "scores_in_tile"]
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+# Numbers that a kernel is not compiled anew for, as Triton does for 1 and for multiples of 16.
+SIZES = ["H", "GROUP", "M", "N", "table"]
 
 
 @triton.jit
@@ -103,7 +105,7 @@ def _with_tile(
     return weighted_sum(p, v, acc, PARTS), new, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def forward(
     query, key, value, output, lse, base, query_positions, value_positions, order, ends, edges, slopes, lines, bias,
     mask,

@@ -28,7 +28,7 @@ def _units(w1, b1, k, K):
     return tl.where(dead, 0.0, w), tl.where(dead, 0.0, b), knot, far | (w > 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K"])
 def sort_knots(w1, b1, knots, K, BLOCK: tl.constexpr):
     """Write the knots in ascending order: each program ranks ``BLOCK`` of them among all."""
     k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -42,7 +42,7 @@ def sort_knots(w1, b1, knots, K, BLOCK: tl.constexpr):
     tl.store(knots + rank, own, mask=k < K)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K"])
 def sum_active(w1, b1, w2, b2, knots, slopes, intercepts, active, K, H, BLOCK: tl.constexpr):
     """Slopes and intercepts (H, 2 K + 1) of ``BLOCK`` cells and one head.
 
@@ -91,7 +91,7 @@ def _pack_both_sides(own, at, knots, edges, K, length):
     tl.store(edges + at, INFINITY, mask=(at >= 2 * K) & (at < length))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K", "length", "row"])
 def pack_lines(
     knots, slopes, intercepts, edges, table, K, slope_h, slope_c, intercept_h, intercept_c, length, row,
     SMOOTH: tl.constexpr, BLOCK: tl.constexpr,

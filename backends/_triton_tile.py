@@ -84,7 +84,7 @@ def _kinds_of_tiles(tile, tiles, low, high, others, length, edges, wild, LENGTH:
     return first, count, tl.where(tile < tiles, kind, KINDS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["own_stride", "others_stride", "own_length", "length", "tiles"])
 def order_tiles(
     own, others, edges, order, ends, own_stride, others_stride, own_length, length, tiles,
     BLOCK: tl.constexpr, LENGTH: tl.constexpr, TILES: tl.constexpr, STEPS: tl.constexpr, KEYS: tl.constexpr,

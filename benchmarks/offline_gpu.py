@@ -53,13 +53,14 @@ class Recorder:
         given = dict(zip(self.kernel.arg_names, arguments, strict=False)) | named
         for at, name in enumerate(self.kernel.arg_names):
             value = given[name]
-            if name in named or value is None or (type(value) is int and value == 1):
+            special = not self.kernel.params[at].do_not_specialize
+            if name in named or value is None or (type(value) is int and value == 1 and special):
                 signature[name], constants[(at,)] = "constexpr", value
             elif isinstance(value, torch.Tensor):
                 signature[name], attributes[(at,)] = f"*{TYPES[value.dtype]}", [["tt.divisibility", 16]]
             else:
                 signature[name] = "fp32" if type(value) is float else "i32"
-                if type(value) is int and value % 16 == 0:
+                if type(value) is int and value % 16 == 0 and special:
                     attributes[(at,)] = [["tt.divisibility", 16]]
         key = (self.kernel.__name__, str(signature), str(constants), str(sorted(attributes)), str(options))
         if key not in self.seen:
