@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 
@@ -15,3 +16,11 @@ def fresh_compiler() -> Iterator[None]:
     dynamo = sys.modules.get("torch._dynamo")
     if dynamo is not None:
         dynamo.reset()
+
+
+@pytest.fixture(autouse=True)
+def printing_as_it_was() -> Iterator[None]:
+    """Bugs of family D change NumPy's print options for good, and a test may judge them in its own process."""
+    usual = np.get_printoptions()
+    yield
+    np.set_printoptions(**usual)

@@ -49,10 +49,9 @@ def implementation(fn: Callable[..., Any], library: str) -> Implementation:
 @pytest.fixture(autouse=True)
 def process_as_it_was() -> Iterator[None]:
     """Mutants of family D change it for good."""
-    printing, errors = np.get_printoptions(), np.geterr()
+    errors = np.geterr()
     threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
     yield
-    np.set_printoptions(**printing)
     np.seterr(**errors)
     if "torch" in sys.modules:
         import torch
