@@ -21,7 +21,6 @@ from .test_backends_bounds import JAX, LIBRARIES, NATIVE, NUMPY
 Q = np.ones((1, 2, 4), np.float32)
 # What the compiled kernel says to a plain call of PyTorch, and where it is turned off.
 LINES = "it is for position biases"
-TRITON = "its kernels are for GPUs; on the CPU they run under TRITON_INTERPRET=1 alone"
 PLAIN = {"torch-native": "without a position bias or the lse PyTorch's own kernel serves", "torch-lines": LINES}
 OFF = {"torch-native": "IA_CORE_NATIVE=0 turns the compiled kernel off"}
 FRAMEWORKS = ("torch", "jax", "cupy", "dask", "cubed", "ml_dtypes")
@@ -86,14 +85,14 @@ def test_explain_says_why_a_path_declines(monkeypatch: pytest.MonkeyPatch) -> No
     q = torch.ones(1, 2, 4)
     assert str(explain(q, q, q, return_lse=True)) == (
         f"torch-tiled\n  torch-native declined: {OFF['torch-native']}\n  torch-lines declined: {LINES}\n"
-        f"  torch-sdpa declined: scaled_dot_product_attention does not give the lse\n  torch-triton declined: {TRITON}"
+        f"  torch-sdpa declined: scaled_dot_product_attention does not give the lse"
     )
     elsewhere = q.to("meta")
     assert str(explain(elsewhere, elsewhere, elsewhere)) == (
         "torch-tiled\n  torch-native declined: its kernel is for the CPU; `query` is on meta\n"
         f"  torch-lines declined: {LINES}\n"
         "  torch-sdpa declined: its kernels were found to keep the rules on the CPU only; "
-        "`query` is on meta\n  torch-triton declined: its kernels are for NVIDIA's GPUs; `query` is on meta"
+        "`query` is on meta"
     )
 
 
@@ -178,7 +177,7 @@ def test_any_other_library_takes_the_reference() -> None:
 def test_use_backend_nests_and_is_left_by_an_error() -> None:
     q = LIBRARIES["torch"].give(Q)
     with use_backend("torch-tiled"):
-        asked = {"torch-sdpa": "use_backend('torch-tiled') is in effect", "torch-triton": TRITON}
+        asked = {"torch-sdpa": "use_backend('torch-tiled') is in effect"}
         assert explain(q, q, q) == Explanation("torch-tiled", PLAIN | asked)
         with pytest.raises(KeyError), use_backend("reference"):
             assert explain(q, q, q).path == "reference"

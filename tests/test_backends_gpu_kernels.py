@@ -52,10 +52,10 @@ def test_without_a_gpu_the_paths_decline_and_say_so(monkeypatch: pytest.MonkeyPa
         assert why in str(caught.value)
 
 
-def test_rounded_weights_are_nobodys_first_choice() -> None:
+def test_they_are_for_those_who_ask() -> None:
     names = [path.name for path in available()]
-    # torch-tiled declines nothing that the rounded path takes.
-    assert names.index("torch-triton") < names.index("torch-tiled") < names.index("torch-triton-rounded")
+    # torch-tiled declines nothing that they take.
+    assert names.index("torch-tiled") < names.index("torch-triton") < names.index("torch-triton-rounded")
 
 
 def call_of(M: int, N: int, *, hidden: int, H: int, Hk: int, D: int, Dv: int) -> tuple[list[Any], list[Any]]:

@@ -251,8 +251,7 @@ def test_forward_mode_of_torch() -> None:
         said = explain(q, k, v, bias=dual)
         assert said.path == "torch-tiled"
         why = "`bias` carries a tangent; the kernel has no forward derivative"
-        triton = "its kernels are for GPUs; on the CPU they run under TRITON_INTERPRET=1 alone"
-        dense = {"torch-lines": "it is for position biases", "torch-triton": triton}
+        dense = {"torch-lines": "it is for position biases"}
         assert said.declined == {"torch-native": why, "torch-sdpa": why} | dense
         moved = forward_ad.unpack_dual(indirect_attention(q, k, v, bias=dual)).tangent
     # A constant added to a row of scores changes nothing.
