@@ -373,8 +373,9 @@ class _Passing:
         coming = ring.shapes[ring.at_hand(step + 1)]
         self._sent = [part.contiguous() for part in parts.values()]
         self._parts = {name: part.new_empty(coming[name]) for name, part in parts.items()}
+        self._works: list[Any] = []
         if ring.steps == 1:
-            self._parts, self._works = parts, []
+            self._parts = parts
             return
         peers = [_peer(ring, (ring.rank + way) % ring.steps) for way in (1, -1)]
         operations = [
