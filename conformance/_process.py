@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ __all__ = [
 
 GiB = 2**30
 _ROUNDS = 10
+# So many looks in a row must find nothing, with so many seconds in between.
+_LOOKS, _PAUSE = 3, 0.05
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 # Seconds that one clause may take in one dtype, by profile: many times what the slowest correct implementation needs.
 _SECONDS = {"quick": 120.0, "full": 600.0}
@@ -166,13 +169,18 @@ def kill_tree(process: subprocess.Popen[bytes], others: Sequence[int] = (), mark
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         process.kill()
+    unseen = 0
     for _ in range(_ROUNDS):  # one may just have started another
         left = [pid for pid in marked(mark) if pid != process.pid]
         for pid in left:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        if not left:
+        # What is just becoming another program has no environment for a moment: one look is not enough.
+        unseen = 0 if left else unseen + 1
+        if unseen == _LOOKS or not mark:
             break
+        if not left:
+            time.sleep(_PAUSE)
     with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in a system call: nothing more can be done
         process.wait(timeout=10)
 

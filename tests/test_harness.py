@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from ia_core import indirect_attention
-from ia_core.conformance import CLAUSES, FEATURES, Implementation, Verdict, judge
+from ia_core.conformance import CLAUSES, FEATURES, Implementation, Verdict, _process, judge
 from ia_core.conformance._judging import Question, answer
 from ia_core.conformance._process import Limits, default_memory, how_it_ended, kill_tree, marked, shorten
 from ia_core.conformance._progress import progress
@@ -149,6 +149,18 @@ def test_what_left_its_group_and_its_parent_is_found_by_its_mark() -> None:
     while marked(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not marked(mark)
+
+
+def test_a_process_without_an_environment_for_a_moment_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is with one that is just becoming another program."""
+    mark = f"IA_CORE_WORKER={uuid.uuid4().hex}"
+    command = [sys.executable, "-c", "import time; time.sleep(100)"]
+    other = subprocess.Popen(command, env=os.environ | dict([mark.split("=")]), start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+    seen_first: list[list[int]] = [[]]
+    monkeypatch.setattr(_process, "marked", lambda text: seen_first.pop() if seen_first else marked(text))
+    kill_tree(process, mark=mark)
+    assert other.wait(timeout=10) == -9
 
 
 def test_every_way_of_dying_is_listed() -> None:
