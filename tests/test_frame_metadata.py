@@ -12,7 +12,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-UNPINNED = {"cupy-cuda12x"}  # needs a GPU: `make` never installs it
+# `make` installs neither: the one needs a GPU, and builds of PyTorch for a GPU ask for a Triton of their own.
+UNPINNED = {"cupy-cuda12x", "triton"}
 
 
 def requirements() -> list[Requirement]:
