@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import os
 import sys
@@ -185,6 +186,9 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=65536)
     parser.add_argument("--chunk", type=int, default=2048)
     options = parser.parse_args()
+    for library in {"dask": ("dask", "distributed"), "cubed": ("cubed",)}[options.engine]:
+        if importlib.util.find_spec(library) is None:
+            parser.error(f"{library} is not installed: pip install 'indirect-attention[{options.engine}]'")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "output.npy"
         found = (on_dask if options.engine == "dask" else on_cubed)(options.tokens, options.chunk, out)

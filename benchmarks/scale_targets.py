@@ -10,6 +10,7 @@ that eight does not divide are filled up with keys behind a mask and queries tha
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ from ia_core._positions import Grid
 from ia_core.backends import indirect_attention, use_backend
 from ia_core.conformance import Implementation
 
-__all__ = ["cubed_chunked", "dask_chunked", "jax_heads", "jax_ring", "torch_ring"]
+__all__ = ["TARGETS"]
 
 # Read when JAX starts, which it has not yet in the process of its own that a target is judged in.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -209,15 +210,33 @@ def _torch_ring(*arrays: Any, **keywords: Any) -> Any:
 
 
 DERIVATIVES = {"grad", "bias_grad", "parameter_grad", "lse_grad"}
-jax_ring = Implementation(
-    _jax_ring, "jax-ring", library="jax", dtypes=DTYPES, supports=FORWARD | DERIVATIVES | {"compile"}
-)
-jax_heads = Implementation(
-    _jax_heads, "jax-heads", library="jax", dtypes=DTYPES, supports=FORWARD | DERIVATIVES | {"double_grad", "compile"}
-)
-torch_ring = Implementation(
-    _torch_ring, "torch-ring", library="torch", dtypes=DTYPES, supports=FORWARD | DERIVATIVES, most_cases=40
-)
-dask_chunked = Implementation(_dask, "dask-chunked", dtypes=DTYPES, supports=FORWARD)
-# Empty arrays have no blocks in Cubed, and its arrays have no halves beyond float32.
-cubed_chunked = Implementation(_cubed, "cubed-chunked", dtypes=DTYPES[:2], supports=FORWARD - {"empty"}, most_cases=8)
+TARGETS = {
+    "jax_ring": Implementation(
+        _jax_ring, "jax-ring", library="jax", dtypes=DTYPES, supports=FORWARD | DERIVATIVES | {"compile"}
+    ),
+    "jax_heads": Implementation(
+        _jax_heads,
+        "jax-heads",
+        library="jax",
+        dtypes=DTYPES,
+        supports=FORWARD | DERIVATIVES | {"double_grad", "compile"},
+    ),
+    "torch_ring": Implementation(
+        _torch_ring, "torch-ring", library="torch", dtypes=DTYPES, supports=FORWARD | DERIVATIVES, most_cases=40
+    ),
+    "dask_chunked": Implementation(_dask, "dask-chunked", dtypes=DTYPES, supports=FORWARD),
+    # Empty arrays have no blocks in Cubed, and its arrays have no halves beyond float32.
+    "cubed_chunked": Implementation(
+        _cubed, "cubed-chunked", dtypes=DTYPES[:2], supports=FORWARD - {"empty"}, most_cases=8
+    ),
+}
+
+
+def __getattr__(name: str) -> Implementation:
+    """A target, if its engine is installed: each clause would fail of one that is not."""
+    if name not in TARGETS:
+        raise AttributeError(name)
+    engine = name.partition("_")[0]
+    if importlib.util.find_spec(engine) is None:
+        raise ImportError(f"{name} needs the extra: pip install 'indirect-attention[{engine}]'")
+    return TARGETS[name]

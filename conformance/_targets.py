@@ -122,7 +122,10 @@ def _import(target: str) -> Any:
     except Exception as error:
         raise ValueError(f"`{target}` does not import: {type(error).__name__}: {error} [IA-X-21]") from error
     for part in path.split("."):
-        if not hasattr(thing, part):
-            raise ValueError(f"`{target}`: module {module_name} has no {path} [IA-X-21]")
-        thing = getattr(thing, part)
+        try:
+            thing = getattr(thing, part)
+        except AttributeError as error:
+            raise ValueError(f"`{target}`: module {module_name} has no {path} [IA-X-21]") from error
+        except Exception as error:  # a module may make what is asked of it only then
+            raise ValueError(f"`{target}` does not import: {type(error).__name__}: {error} [IA-X-21]") from error
     return thing

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = {"ia_core": "ia_core", "backends": "ia_core.backends", "conformance": "ia_core.conformance"}
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 # Frameworks that the test environment need not have.
-OPTIONAL = ("cubed", "cupy", "dask", "distributed", "equinox", "flax", "triton")
+OPTIONAL = ("cubed", "cupy", "dask", "distributed", "equinox", "flax", "jax", "torch", "triton")
 
 
 def modules() -> list[str]:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+from .test_frame_doctests import OPTIONAL
+
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -73,8 +75,14 @@ def test_snippets_of_the_section_run(
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     for snippet in python_snippets(page):
-        if snippet.section == section:
+        if snippet.section != section:
+            continue
+        try:
             run(snippet, str(page), names)
+        except ModuleNotFoundError as error:
+            if error.name in OPTIONAL:
+                pytest.skip(f"{error.name} is not installed")
+            raise
 
 
 def test_the_readme_shows_each_of_the_three_uses() -> None:

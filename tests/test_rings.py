@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import subprocess
@@ -9,19 +10,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ia_core import BoxMLP, EdgeMLP, Grid, PositionBias, pixel_grid
-from ia_core.backends.jax_ring import ring_attention
 
 ROOT = Path(__file__).parents[1]
 slow = pytest.mark.slow
 
 
 def start(*words: Any, devices: int = 1) -> subprocess.Popen[str]:
+    # Gradients are compared with those of PyTorch, also those of JAX.
+    for library in {"torch", str(words[0]).partition("-")[0]}:
+        pytest.importorskip(library)
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "OMP_NUM_THREADS": "1",
@@ -86,8 +87,14 @@ def test_a_rank_that_dies_is_an_error_within_the_timeout(tmp_path: Path) -> None
         assert status == 0 and "refused: " in text, text
 
 
-def mesh_of(devices: int) -> Any:
-    return jax.sharding.AbstractMesh((devices,), ("keys",))
+def refused_on_four(query: tuple[int, ...], key: tuple[int, ...], axis: str, bias: Any, text: str) -> None:
+    """A mesh of four devices refuses a call of ones."""
+    jax = pytest.importorskip("jax")
+    ring_attention = importlib.import_module("ia_core.backends.jax_ring").ring_attention
+    mesh = jax.sharding.AbstractMesh((4,), ("keys",))
+    q, k, bias = jax.numpy.ones(query), jax.numpy.ones(key), jax.tree.map(jax.numpy.asarray, bias)
+    with pytest.raises(ValueError, match=text):
+        ring_attention(q, k, k, bias=bias, mesh=mesh, axis=axis)
 
 
 @pytest.mark.parametrize(
@@ -99,14 +106,11 @@ def mesh_of(devices: int) -> Any:
     ],
 )
 def test_jax_refuses_a_mesh_that_does_not_divide(M: int, N: int, axis: str, text: str) -> None:
-    with pytest.raises(ValueError, match=text):
-        ring_attention(jnp.ones((1, M, 2)), jnp.ones((1, N, 2)), jnp.ones((1, N, 2)), mesh=mesh_of(4), axis=axis)
+    refused_on_four((1, M, 2), (1, N, 2), axis, None, text)
 
 
 def test_jax_splits_a_grid_by_whole_rows() -> None:
-    edge = EdgeMLP(*(jnp.ones(shape) for shape in ((2, 3), (3,), (3, 1), (1,))))
-    grid = Grid(*(jnp.asarray(np.asarray(part)) for part in pixel_grid(6, 4)))
-    q, k = jnp.ones((1, 8, 2)), jnp.ones((1, 24, 2))
-    bias = PositionBias(BoxMLP(edge, edge), jnp.ones((8, 4)), grid)
-    with pytest.raises(ValueError, match=r"`bias.value_positions` must have rows divisible by the 4 .*; got rows = 6"):
-        ring_attention(q, k, k, bias=bias, mesh=mesh_of(4), axis="keys")
+    edge = EdgeMLP(*(np.ones(shape) for shape in ((2, 3), (3,), (3, 1), (1,))))
+    bias = PositionBias(BoxMLP(edge, edge), np.ones((8, 4)), Grid(*map(np.asarray, pixel_grid(6, 4))))
+    text = r"`bias.value_positions` must have rows divisible by the 4 .*; got rows = 6"
+    refused_on_four((1, 8, 2), (1, 24, 2), "keys", bias, text)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ia_core.conformance._targets import resolve
+
 ROOT = Path(__file__).parents[1]
 slow = pytest.mark.slow
 
@@ -94,6 +96,15 @@ def test_counts_multiply_by_the_trips_of_loops() -> None:
     assert found.flops == 5 * 2 * 4 * 2 * 2
     with pytest.raises(ValueError, match="does not say how often it runs"):
         HLO.count(HLO_TEXT.replace("condition=%c, ", "").replace(", TRIPS", ""))
+
+
+def test_a_target_whose_engine_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))  # which the module sets where nobody has
+    importlib.import_module("benchmarks.scale_targets")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    said = r"scale_targets:dask_chunked` does not import: .*pip install 'indirect-attention\[dask\]' \[IA-X-21\]"
+    with pytest.raises(ValueError, match=said):
+        resolve("benchmarks.scale_targets:dask_chunked")
 
 
 @slow
