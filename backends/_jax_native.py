@@ -21,6 +21,7 @@ from .._checks import Call, check_call
 from .._position_bias import PositionBias
 from . import _native
 from ._compiled_bias import has_lines, lines_of
+from ._jax_traces import four_axes, platforms_of, why_no_derivative, why_not_one_device
 
 __all__ = ["attend", "declines"]
 
@@ -37,50 +38,21 @@ class _Lines(NamedTuple):
 
 def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None:
     """Why this path does not take the call, or None."""
-    for name, array in arrays.items():
-        derivatives = _derivatives(array)
-        if "JVPTracer" in derivatives:
-            return f"`{name}` carries a tangent; the kernel has no forward derivative"
-        if len(derivatives) > 1:
-            return f"a second derivative with respect to `{name}` is asked for; the kernel has first ones"
+    why = why_no_derivative(arrays)
+    if why is not None:
+        return why
     if "bias.f.x.w1" in arrays:
         return "it evaluates functions of one offset; a BoxMLP is one of two"
     if "bias" in arrays:
         return "it does not give the gradient of a bias that is a matrix"
-    elsewhere = _where(arrays)
-    if elsewhere is not None:
-        return elsewhere
-    return _native.why_not(jax.ffi.include_dir())
-
-
-def _where(arrays: dict[str, Any]) -> str | None:
-    """Why the kernel cannot compute where the arrays lie, as far as that is known: a tracer has no device."""
-    for name, array in arrays.items():
-        if getattr(jax.typeof(array), "vma", None):
-            return f"`{name}` varies over the axes of a mesh, inside of shard_map"
-        if isinstance(array, jax.core.Tracer):
-            continue
-        devices = array.devices()
-        if len(devices) > 1:
-            return f"`{name}` is spread over {len(devices)} devices"
-        platform = next(iter(devices)).platform
+    why = why_not_one_device(arrays)
+    if why is not None:
+        return why
+    for platform, name in platforms_of(arrays).items():
         if platform != "cpu":
-            return f"its kernel is for the CPU; `{name}` is on {platform}"
-    if jax.default_backend() != "cpu" and all(isinstance(array, jax.core.Tracer) for array in arrays.values()):
-        return f"its kernel is for the CPU; JAX computes on {jax.default_backend()}"
-    return None
-
-
-def _derivatives(array: Any) -> list[str]:
-    """The derivatives that are being taken with respect to an array, as far as a trace does not hide them.
-
-    Inside of ``jax.jit`` nobody can tell: there JAX itself refuses what the kernel does not have.
-    """
-    kinds = []
-    while isinstance(array, jax.core.Tracer):
-        kinds.append(type(array).__name__)
-        array = getattr(array, "primal", getattr(array, "val", None))
-    return [kind for kind in kinds if kind in ("JVPTracer", "LinearizeTracer")]
+            where = f"`{name}` is on {platform}" if name else f"JAX computes on {platform}"
+            return f"its kernel is for the CPU; {where}"
+    return _native.why_not(jax.ffi.include_dir())
 
 
 def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -> tuple[Any, Any]:
@@ -105,7 +77,7 @@ def _compiled(query: Any, key: Any, value: Any, bias: Any, mask: Any, *, scale: 
     allowed = None
     if mask is not None:
         q, k, v, _ = prepare(call, query, key, value, mask)
-        allowed = _four_axes(call, mask)
+        allowed = four_axes(call, mask)
     B = math.prod(call.batch)
     rows = tuple(array.reshape(B, *array.shape[-3:]) for array in (q, k, v))
     output, lse = _attention(call.scale, rows, _lines(call, bias), allowed)
@@ -128,15 +100,6 @@ def _lines(call: Call, bias: Any) -> _Lines | None:
             at = at.astype(jax.dtypes.canonicalize_dtype(jnp.int64))
         places.append(jnp.broadcast_to(at, (*call.batch, at.shape[-1])).reshape(math.prod(call.batch), at.shape[-1]))
     return _Lines(places[0], places[1], jax.lax.stop_gradient(g.knots), tables[0], tables[1])
-
-
-def _four_axes(call: Call, mask: Any) -> Any:
-    """(B or 1, H or 1, M or 1, N or 1), not expanded over the scores."""
-    shape = (1,) * (len(call.scores_shape) - mask.ndim) + tuple(mask.shape)
-    mask = mask.reshape(shape)
-    if math.prod(shape[:-3]) != 1:
-        mask = jnp.broadcast_to(mask, (*call.batch, *shape[-3:]))
-    return mask.reshape(math.prod(mask.shape[:-3]), *shape[-3:])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
