@@ -74,10 +74,10 @@ def _sums_by_search(plan: Plan, ds: Any, t: Any, tables: Tables, sums: Any) -> A
     far_ds = jnp.where(ds == 0.0, 0.0, ds * t)  # 0 times what is not finite
     cell = cells_of(plan, t, tables)
 
-    def of_cell(c: Any, _: Any) -> Any:
+    def of_cell(c: Any, nothing: Any) -> Any:
         near, far = (jnp.sum(jnp.sum(jnp.where(cell == c, each, 0.0), 1)) for each in (ds, far_ds))
         _add(sums, c, near, far)
-        return jnp.int32(0)
+        return nothing
 
     jax.lax.fori_loop(jnp.min(jnp.min(cell, 1)), jnp.max(jnp.max(cell, 1)) + 1, of_cell, jnp.int32(0))
     return jnp.sum(ds * tables.slopes[cell], 1)

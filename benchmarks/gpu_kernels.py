@@ -1,9 +1,11 @@
-"""Targets for the suite: the kernels for GPUs, on a GPU where there is one, else in Triton's interpreter.
+"""Targets for the suite: the kernels for GPUs, on a GPU where there is one, else in Triton's or Pallas's interpreter.
 
     ia-core conform benchmarks.gpu_kernels:torch_triton --profile quick --clause IA-F
+    ia-core conform benchmarks.gpu_kernels:jax_pallas --profile quick --clause IA-F
 
-Calls that a kernel declines (float64, a BoxMLP, the gradient of a bias that is a matrix) take the path that serves
-then, and are judged on it. The interpreter takes seconds for calls of some hundred keys, so few cases are tried in it.
+Calls that a kernel declines (float64, but for Pallas's interpreter, a BoxMLP, and for Triton the gradient of a bias that
+is a matrix) take the path that serves then, and are judged on it. An interpreter takes seconds for calls of some hundred
+keys, Pallas's also for each new shape, so few cases are tried in it.
 """
 
 from __future__ import annotations
@@ -38,16 +40,9 @@ def on(path: str, *arrays: Any, **keywords: Any) -> Any:
 
 
 def _target(path: str, **more: Any) -> Implementation:
-    return Implementation(
-        functools.partial(on, path),
-        path,
-        library="torch",
-        device="cuda" if CUDA else None,
-        dtypes=("float32", "bfloat16", "float16"),
-        supports=CLAIMS,
-        most_cases=None if CUDA else 4,
-        **more,
-    )
+    given = {"library": "torch", "device": "cuda" if CUDA else None, "supports": CLAIMS}
+    given |= {"dtypes": ("float32", "bfloat16", "float16"), "most_cases": None if CUDA else 4}
+    return Implementation(functools.partial(on, path), path, **given | more)
 
 
 torch_triton = _target("torch-triton")
@@ -55,4 +50,12 @@ torch_triton_rounded = _target(
     "torch-triton-rounded",
     arithmetic={"bfloat16": "weights", "float16": "weights"},
     deviations={"IA-P-03": ROUNDED, "IA-P-04": ROUNDED},
+)
+# JAX places arrays on the GPU by itself where it has one.
+jax_pallas = _target(
+    "jax-pallas",
+    library="jax",
+    device=None,
+    dtypes=("float32", "float64", "bfloat16", "float16"),
+    supports=CLAIMS | {"compile", "vmap", "linear_memory"},
 )
