@@ -2,8 +2,8 @@
 
 On a CPU the same kernels are interpreted, as operations of XLA. What comes before them, the compilation of the bias
 into lines between knots, is plain JAX and is differentiated as such. The kernels have first derivatives in reverse; a
-mapped axis becomes one of the grid. In halves the products are those of the tensor cores, which take weights as halves: here
-as a sum of two or three of them, whose rest is below the rounding of float32 sums (IA-P-03, IA-P-04).
+mapped axis becomes one of the grid. In halves the products are those of the tensor cores, which take weights as halves:
+here as a sum of two or three of them, whose rest is below the rounding of float32 sums (IA-P-03, IA-P-04).
 """
 
 from __future__ import annotations
@@ -144,6 +144,8 @@ def _first_of_equals(knots: Any) -> Any:
     """For each cell the one that offsets take there: of knots that coincide the first one's."""
     K = knots.shape[0]
     at = jnp.arange(2 * K + 1)
+    if K == 0:
+        return at
     before, after = knots[jnp.maximum(at - 1, 0) // 2], knots[jnp.minimum(at // 2, K - 1)]
     on = (at > 0) & (at < 2 * K) & (before == after)  # between knots that coincide, or on one
     return jnp.where(on, 2 * jnp.searchsorted(knots, after) + 1, at)

@@ -126,9 +126,7 @@ def _queries(plan: Plan, rows: Rows, given: Given, tables: Tables | None, over: 
     return found[0], -jnp.sum(found[1], 1), far, near
 
 
-def _keys(
-    plan: Plan, rows: Rows, given: Given, tables: Tables | None, over: Over, moves: bool
-) -> tuple[Any, Any, Any]:
+def _keys(plan: Plan, rows: Rows, given: Given, tables: Tables | None, over: Over, moves: bool) -> tuple[Any, Any, Any]:
     """Gradients of keys and values, and of the values' positions (B, N) where these ``moves``."""
     tiling = plan.tiling("keys")
     (M, N), (D, Dv), size = plan.padded, plan.widths, tiling.columns
@@ -158,9 +156,7 @@ def _keys(
         **compiled_for(plan, tiling, "ia_core_backward_keys"),
     )(rows, given, tables, order, over)
     if plan.group > 1:
-        d_key, d_value = (
-            to.reshape(B, plan.key_heads, plan.group, *to.shape[2:]).sum(2) for to in (d_key, d_value)
-        )
+        d_key, d_value = (to.reshape(B, plan.key_heads, plan.group, *to.shape[2:]).sum(2) for to in (d_key, d_value))
     return d_key, d_value, jnp.sum(moved[0], 1) if moved else None
 
 
@@ -314,11 +310,11 @@ def _matrix_kernel(plan: Plan, rows: Rows, given: Given, over: Over, found: Any)
     turns = (plan.batch // B, plan.heads // H, plan.padded[0] // (tiling.rows if M == 1 else plan.padded[0]))
     turns = (*turns, plan.padded[1] // (tiling.columns if N == 1 else plan.padded[1]))
     own = pl.program_id(2)
-    b0, h0 = jax.lax.div(own, jnp.int32(H)), jax.lax.rem(own, jnp.int32(H))
+    own = (pl.program_id(1), pl.program_id(0), jax.lax.rem(own, jnp.int32(H)), jax.lax.div(own, jnp.int32(H)))
 
     def turn(at: Any, total: Any) -> Any:
         places = []
-        for count, begin in zip(reversed(turns), (pl.program_id(1), pl.program_id(0), h0, b0), strict=True):
+        for count, begin in zip(reversed(turns), own, strict=True):
             places.append(begin + jax.lax.rem(at, jnp.int32(count)))
             at = jax.lax.div(at, jnp.int32(count))
         column, row, h, b = places

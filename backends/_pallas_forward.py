@@ -156,9 +156,7 @@ def _kernel(
     lse[...] = jnp.where(empty, -jnp.inf, top + (jnp.log(whole) - plan.shift * LN2))
 
 
-def _with_bias(
-    plan: Plan, s: Any, p_at: Any, tables: Tables, tile: Tile, kind: int | None, at: Any
-) -> tuple[Any, Any]:
+def _with_bias(plan: Plan, s: Any, p_at: Any, tables: Tables, tile: Tile, kind: int | None, at: Any) -> tuple[Any, Any]:
     """Scores with the bias, but for what is the same along a row, which stands apart."""
     x = tables.values[at]
     if kind != FOLDED:

@@ -14,6 +14,7 @@ from ._pallas_plan import ANY, SEARCH, Order, Over, Plan, Tables
 
 __all__ = [
     "LN2",
+    "LOG2E",
     "Tile",
     "along",
     "bias_at",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 LOG2E, LN2 = 1 / math.log(2), math.log(2)
+_NO_AXES = Over((), ())
 
 
 class Tile(NamedTuple):
@@ -88,10 +90,8 @@ def weighted_sum(plan: Plan, weights: Any, rows: Any, parts: int) -> Any:
 
 def exponentials(plan: Plan, s: Any, low: Any, over: Over, shift: int = 0) -> Any:
     """``2 ** shift * exp(s - low)``."""
-    if over.bias is None:  # one fused operation for each score
-        power = s * LOG2E - (low * LOG2E - shift)
-    else:  # the largest numbers of a matrix would overflow
-        power = (s - low) * LOG2E + shift
+    # One fused operation for each score, where the largest numbers of a matrix cannot overflow.
+    power = s * LOG2E - (low * LOG2E - shift) if over.bias is None else (s - low) * LOG2E + shift
     if plan.interpret:  # XLA may compute scores twice, with other rounding: one may lie above its own maximum
         power = jnp.where(power > shift, float(shift), power)
     return jnp.exp2(power)
@@ -136,13 +136,11 @@ def cells_of(plan: Plan, t: Any, tables: Tables) -> Any:
     return 2 * below + ((t == tables.knots[below]) & (below < plan.knots)).astype(jnp.int32)
 
 
-def hidden(
-    plan: Plan, s: Any, over: Over, i: Any, j: Any, keys_first: bool = False, leading: Over = Over((), ())
-) -> Any:
+def hidden(plan: Plan, s: Any, over: Over, i: Any, j: Any, keys_first: bool = False, leading: Over = _NO_AXES) -> Any:
     """Scores with the matrix that lies over them, -inf where nothing may be attended to.
 
-    ``i`` and ``j`` are the numbers of the tile's queries and keys, which are the scores' last axis unless ``keys_first``;
-    ``leading`` are indices of axes before those, where a program sees them.
+    ``i`` and ``j`` are the numbers of the tile's queries and keys, which are the scores' last axis unless
+    ``keys_first``; ``leading`` are indices of axes before those, where a program sees them.
     """
     if over.bias is not None:
         s = s + _tile_of(over.bias, leading.bias, i, j, keys_first).astype(plan.work)

@@ -3,9 +3,9 @@
     ia-core conform benchmarks.gpu_kernels:torch_triton --profile quick --clause IA-F
     ia-core conform benchmarks.gpu_kernels:jax_pallas --profile quick --clause IA-F
 
-Calls that a kernel declines (float64, but for Pallas's interpreter, a BoxMLP, and for Triton the gradient of a bias that
-is a matrix) take the path that serves then, and are judged on it. An interpreter takes seconds for calls of some hundred
-keys, Pallas's also for each new shape, so few cases are tried in it.
+Calls that a kernel declines (float64 where Pallas does not interpret it, a BoxMLP, for Triton the gradient of a bias
+that is a matrix) take the path that serves then, and are judged on it. An interpreter takes seconds for calls of some
+hundred keys, Pallas's also for each new shape, so few cases are tried in it.
 """
 
 from __future__ import annotations
