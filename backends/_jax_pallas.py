@@ -131,13 +131,13 @@ def _lines(call: Call, bias: Any, work: Any) -> Lines | None:
         # Offsets of whole numbers are exact, however far from 0 these are.
         whole = [at.astype(jax.dtypes.canonicalize_dtype(jnp.int64)) for at in places]
         places = [at - whole[1][..., :1] for at in whole]
-    at_batch = []
+    own = []
     for at in places:
         at = at.astype(work)
         if math.prod(at.shape[:-1]) != 1:
             at = jnp.broadcast_to(at, (*call.batch, at.shape[-1]))
-        at_batch.append(at.reshape(math.prod(at.shape[:-1]), at.shape[-1]))
-    return Lines(*at_batch, knots, slopes, intercepts)
+        own.append(at.reshape(math.prod(at.shape[:-1]), at.shape[-1]))
+    return Lines(own[0], own[1], knots, slopes, intercepts)
 
 
 def _first_of_equals(knots: Any) -> Any:
@@ -177,8 +177,7 @@ def _differentiate(plan: Plan, kept: Any, cotangents: Any) -> Any:
     # What came from a half is one again.
     rest = jnp.sum(cotangent * output, -1) - lse_cotangent
     base = jnp.where(lse == -jnp.inf, jnp.inf, lse)
-    wanted = tuple(one is not None for one in asked)
-    function = functools.partial(backward, wanted=wanted)
+    function = functools.partial(backward, wanted=(asked[0] is not None, asked[1] is not None))
     given = (rows, lines, over, cotangent.astype(rows.query.dtype), base, rest)
     d_rows, d_lines, d_bias = on_platform(function, plan, *given)
     if lines is not None:
@@ -187,9 +186,8 @@ def _differentiate(plan: Plan, kept: Any, cotangents: Any) -> Any:
 
 
 def _whole(cotangent: Any) -> Any:
-    if isinstance(cotangent, jax.custom_derivatives.SymbolicZero):
-        return jnp.zeros(cotangent.aval.shape, cotangent.aval.dtype)
-    return cotangent
+    zero = isinstance(cotangent, jax.custom_derivatives.SymbolicZero)
+    return jnp.zeros(cotangent.shape, cotangent.dtype) if zero else cotangent
 
 
 _attention.defvjp(_keep, _differentiate, symbolic_zeros=True)

@@ -8,6 +8,7 @@ call.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -97,7 +98,7 @@ def _queries(plan: Plan, rows: Rows, given: Given, tables: Tables | None, over: 
     out_specs = [pl.BlockSpec((None, None, size, D), lambda i, h, b: (b, h, i, 0))]
     out_shape = [jax.ShapeDtypeStruct(rows.query.shape, rows.query.dtype)]
     arguments: list[Any] = [rows, given, tables, order, over]
-    specs = [specs_rows(plan, (size, N)), specs_given, specs_tables(tables, (size, N)), specs_order(order)]
+    specs: list[Any] = [specs_rows(plan, (size, N)), specs_given, specs_tables(tables, (size, N)), specs_order(order)]
     specs.append(specs_over(over))
     aliases = {}
     if tables is not None:
@@ -199,16 +200,17 @@ def _queries_kernel(
     size, columns = tiling.rows, tiling.columns
     q, do, base, r = rows.query[...], given.cotangent[...], given.base[...], given.rest[...]
     i = pl.program_id(0) * size + jnp.arange(size, dtype=jnp.int32)
-    p_at = None if tables is None else tables.queries[...]
+    p_at: Any = None if tables is None else tables.queries[...]
 
     def turn(kind: int | None, tile: Tile, carry: Any) -> Any:
         dq, moved, running = carry
         at = along(tile.number, columns)
         k, v = rows.key[at, :], rows.value[at, :]
         s = product(plan, q, k, (1, 1)) * plan.scale
-        low, x, p_here = base, None, p_at
-        if tables is not None:
-            assert kind is not None
+        low: Any = base
+        x: Any = None
+        p_here = p_at
+        if tables is not None and kind is not None:
             x = tables.values[at]
             if kind == FOLDED:
                 slope, intercept = line_of(tables, tile.first)
@@ -221,7 +223,7 @@ def _queries_kernel(
         p = exponentials(plan, s, low[:, None], over)
         dp = product(plan, do, v, (1, 1))
         ds = _gradient_of_scores(plan, p, dp, r[:, None], over, kind)
-        if tables is not None:
+        if tables is not None and kind is not None:
             more, running = sums_of_tile(plan, ds, x, p_here, tile, tables, sums, running, kind)
             moved = moved + more
         return dq + weighted_sum(plan, ds, k, plan.gradient_parts), moved, running
@@ -243,16 +245,15 @@ def _keys_kernel(
     size, columns = tiling.columns, tiling.rows
     k, v = rows.key[...], rows.value[...]
     j = pl.program_id(0) * size + jnp.arange(size, dtype=jnp.int32)
-    x = None if tables is None else tables.values[...]
+    x: Any = None if tables is None else tables.values[...]
 
     def turn(kind: int | None, tile: Tile, carry: Any) -> Any:
         dk, dv, moved = carry
         at = along(tile.number, columns)
         q, do, low, r = rows.query[at, :], given.cotangent[at, :], given.base[at], given.rest[at]
         s = product(plan, k, q, (1, 1)) * plan.scale
-        t = None
-        if tables is not None:
-            assert kind is not None
+        t: Any = None
+        if tables is not None and kind is not None:
             p_at = tables.queries[at]
             if kind == FOLDED:
                 slope, intercept = line_of(tables, tile.first)
@@ -267,8 +268,7 @@ def _keys_kernel(
         p = exponentials(plan, s, low[None, :], over, plan.shift)
         dp = product(plan, v, do, (1, 1))
         ds = _gradient_of_scores(plan, p, dp, r[None, :], over, kind, plan.shift)
-        if moved_out:
-            assert tables is not None and kind is not None
+        if moved_out and tables is not None and kind is not None:
             moved = moved + _slopes_times(plan, ds, t, tile, tables, kind)
         dv = dv + weighted_sum(plan, p, do, plan.parts)
         return dk + weighted_sum(plan, ds, q, plan.gradient_parts), dv, moved
@@ -307,14 +307,16 @@ def _slopes_times(plan: Plan, ds: Any, t: Any, tile: Tile, tables: Tables, kind:
 def _matrix_kernel(plan: Plan, rows: Rows, given: Given, over: Over, found: Any) -> None:
     tiling = plan.tiling("bias")
     B, H, M, N = over.bias.shape
-    turns = (plan.batch // B, plan.heads // H, plan.padded[0] // (tiling.rows if M == 1 else plan.padded[0]))
-    turns = (*turns, plan.padded[1] // (tiling.columns if N == 1 else plan.padded[1]))
-    own = pl.program_id(2)
-    own = (pl.program_id(1), pl.program_id(0), jax.lax.rem(own, jnp.int32(H)), jax.lax.div(own, jnp.int32(H)))
+    rows_apart = plan.padded[0] // tiling.rows if M == 1 else 1
+    columns_apart = plan.padded[1] // tiling.columns if N == 1 else 1
+    turns = (columns_apart, rows_apart, plan.heads // H, plan.batch // B)
+    of_head = pl.program_id(2)
+    h0, b0 = jax.lax.rem(of_head, jnp.int32(H)), jax.lax.div(of_head, jnp.int32(H))
+    own = (pl.program_id(1), pl.program_id(0), h0, b0)
 
     def turn(at: Any, total: Any) -> Any:
         places = []
-        for count, begin in zip(reversed(turns), own, strict=True):
+        for count, begin in zip(turns, own, strict=True):
             places.append(begin + jax.lax.rem(at, jnp.int32(count)))
             at = jax.lax.div(at, jnp.int32(count))
         column, row, h, b = places
@@ -337,7 +339,7 @@ def _matrix_kernel(plan: Plan, rows: Rows, given: Given, over: Over, found: Any)
         return total + _gradient_of_scores(plan, p, dp, given.rest[b, h, i][:, None], over, None)
 
     begin = jnp.zeros((tiling.rows, tiling.columns), plan.work)
-    total = jax.lax.fori_loop(jnp.int32(0), jnp.int32(turns[0] * turns[1] * turns[2] * turns[3]), turn, begin)
+    total = jax.lax.fori_loop(jnp.int32(0), jnp.int32(math.prod(turns)), turn, begin)
     if M == 1:
         total = jnp.sum(total, 0, keepdims=True)
     if N == 1:

@@ -133,7 +133,7 @@ def cells_of(plan: Plan, t: Any, tables: Tables) -> Any:
         below = jnp.where(t > tables.knots[probe - 1], probe, below)
     if plan.smooth:
         return 2 * below
-    return 2 * below + ((t == tables.knots[below]) & (below < plan.knots)).astype(jnp.int32)
+    return 2 * below + ((t == tables.knots[below]) & (below < int(plan.knots or 0))).astype(jnp.int32)
 
 
 def hidden(plan: Plan, s: Any, over: Over, i: Any, j: Any, keys_first: bool = False, leading: Over = _NO_AXES) -> Any:
