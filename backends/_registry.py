@@ -58,6 +58,8 @@ PATHS = {
     # Triton's interpreter alone, and the second rounds weights.
     "torch-triton": "torch",
     "torch-triton-rounded": "torch",
+    # Likewise, and judged on the CPU alone, where PyTorch computes the same function without a compiler.
+    "torch-flex": "torch",
     "jax-native": "jax",
     "jax-jit": "jax",
     # Likewise: the suite has judged it in Pallas's interpreter alone.
@@ -256,6 +258,10 @@ def load(name: str) -> Any:
         from . import _torch_triton_rounded
 
         return _torch_triton_rounded
+    if name == "torch-flex":
+        from . import _torch_flex
+
+        return _torch_flex
     if name == "torch-tiled":
         from . import _torch_tiled
 

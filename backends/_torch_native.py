@@ -21,7 +21,7 @@ from .._positions import is_integer
 from . import _native, _torch
 from ._compiled_bias import has_lines, lines_of
 
-__all__ = ["attend", "declines", "lines_in_batch", "over_scores"]
+__all__ = ["attend", "declines", "lines_in_batch", "over_leading", "over_scores"]
 
 Maybe: TypeAlias = Tensor | None
 
@@ -82,11 +82,15 @@ def lines_in_batch(call: Call, bias: PositionBias) -> list[Any]:
 
 def over_scores(call: Call, array: Any) -> Any:
     """(B, H, M, N), of which no more is copied than the leading axes ask for."""
+    return over_leading(call, array).expand(math.prod(call.batch), *call.scores_shape[-3:])
+
+
+def over_leading(call: Call, array: Any) -> Any:
+    """Four axes that broadcast to (B, H, M, N), one for all the leading ones."""
     own = (1,) * (len(call.scores_shape) - array.ndim) + tuple(array.shape)
     leading = call.batch if math.prod(own[:-3]) != 1 else ()
     array = array.reshape(own[-3:]) if not leading else array.expand(*leading, *own[-3:])
-    array = array.reshape(math.prod(leading), *own[-3:])
-    return array.expand(math.prod(call.batch), *call.scores_shape[-3:])
+    return array.reshape(math.prod(leading), *own[-3:])
 
 
 def _in_batch(call: Call, positions: Any) -> Any:

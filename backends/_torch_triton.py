@@ -26,7 +26,7 @@ from ._compiled_bias import has_lines, lines_of
 from ._torch_native import over_scores
 from ._torch_triton_lines import lines_of_network
 
-__all__ = ["attend", "attend_in_parts", "declines", "why_not_here"]
+__all__ = ["attend", "attend_in_parts", "declines", "positions_in_batch", "why_not_here"]
 
 Maybe: TypeAlias = Tensor | None
 
@@ -112,6 +112,11 @@ def _lines_in_batch(call: Call, bias: PositionBias) -> list[Any]:
         knots, tables = g.knots.detach().to(torch.float32), [g.slopes.mT, g.intercepts.mT]
     shape = (call.H, 2 * knots.shape[0] + 1)
     tables = [table.expand(shape) for table in tables]
+    return [knots, *tables, *positions_in_batch(call, bias)]
+
+
+def positions_in_batch(call: Call, bias: PositionBias) -> list[Tensor]:
+    """Positions (B, M) and (B, N) in float32."""
     queries: Any = bias.query_positions
     values: Any = bias.value_positions
     if not queries.is_floating_point() and not values.is_floating_point() and values.shape[-1]:
@@ -122,7 +127,7 @@ def _lines_in_batch(call: Call, bias: PositionBias) -> list[Any]:
     for at in (queries, values):
         at = widen(at) if at.is_floating_point() else at.to(torch.float32)
         places.append(at.expand(*call.batch, at.shape[-1]).reshape(math.prod(call.batch), at.shape[-1]))
-    return [knots, *tables, *places]
+    return places
 
 
 @torch.library.custom_op("ia_core::triton_forward", mutates_args=())

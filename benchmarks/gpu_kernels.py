@@ -6,10 +6,12 @@
 Calls that a kernel declines (float64 where Pallas does not interpret it, a BoxMLP, for Triton the gradient of a bias
 that is a matrix) take the path that serves then, and are judged on it. An interpreter takes seconds for calls of some
 hundred keys, Pallas's also for each new shape, so few cases are tried in it.
+Without a GPU ``torch_flex`` is its score functions within PyTorch's plain definition of ``flex_attention``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from typing import Any
@@ -23,6 +25,8 @@ if not CUDA:
 from ia_core.backends import indirect_attention, use_backend  # noqa: E402
 from ia_core.conformance import Implementation  # noqa: E402
 
+from . import flex_on_cpu  # noqa: E402
+
 CLAIMS = {"bias", "bias_broadcast", "mask", "scale", "lse", "grouped", "value_width", "batch_axes", "empty"}
 CLAIMS |= {"grad", "bias_grad", "position_bias", "parameter_grad", "lse_grad", "errors", "wide_bias"}
 ROUNDED = "the weights are rounded to a half before they meet the values, as the path's name says"
@@ -30,8 +34,9 @@ ROUNDED = "the weights are rounded to a half before they meet the values, as the
 
 def on(path: str, *arrays: Any, **keywords: Any) -> Any:
     """A call on a path, or on another one if this declines it."""
+    plainly = contextlib.nullcontext() if CUDA else flex_on_cpu.by_plain_operations()
     try:
-        with use_backend(path):
+        with use_backend(path), plainly:
             return indirect_attention(*arrays, **keywords)
     except ValueError as error:
         if "IA-X-23" not in str(error):
@@ -59,3 +64,4 @@ jax_pallas = _target(
     dtypes=("float32", "float64", "bfloat16", "float16"),
     supports=CLAIMS | {"compile", "vmap", "linear_memory"},
 )
+torch_flex = _target("torch-flex")

@@ -44,6 +44,7 @@ FRAMEWORK_FILES = {
     "_numpy": {"numpy"},
     "_numpy_native": {"numpy"},
     "_torch": {"torch"},
+    "_torch_flex": {"torch"},
     "_torch_lines": {"torch"},
     "_torch_native": {"torch"},
     "_torch_tiled": {"torch"},
