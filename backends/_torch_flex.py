@@ -51,7 +51,7 @@ FARTHEST = 1.5e38
 VARIANTS = 256
 # Read by the kernels for GPUs: 'ieee' is what keeps IA-P-02. What is read for a tile of scores is as large as the tile,
 # at every step of a search. Larger tiles than these, or several stages, would hold it in shared memory several times.
-GPU_OPTIONS = {
+GPU_OPTIONS: dict[str, Any] = {
     "FLOAT32_PRECISION": "'ieee'",
     "fwd_BLOCK_M": 64,
     "fwd_BLOCK_N": 32,
@@ -101,6 +101,7 @@ def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -
     """Output and lse of a checked call, in the working dtype."""
     Dv = value.shape[-1]
     with _torch.own_precision(query):
+        v: Any
         q, k, v = widen(query), widen(key), widen(value)
         if mask is not None:  # what a mask hides from one of the heads that share a key another may see
             q, k, v, _ = prepare(call, query, key, value, mask)
@@ -109,7 +110,8 @@ def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -
         kind, tables = _bias_tables(call, bias, mask)
         if mask is not None:
             tables.append(over_leading(call, mask))
-        run, limit = _computed, nullcontext()
+        run: Any = _computed
+        limit: Any = nullcontext()
         if not torch.compiler.is_compiling():
             run, limit = _compiled(), torch._dynamo.config.patch(recompile_limit=VARIANTS)
         with limit:
@@ -253,7 +255,7 @@ def _knots(
     return s + (slopes[h, cell] * t + lines[h, cell])
 
 
-_SCORES: dict[str, Callable[..., Score]] = {
+_SCORES: dict[str, Score] = {
     "plain": _plain,
     "matrix": _matrix,
     "box": _box,
