@@ -136,16 +136,9 @@ def _computed(arrays: list[Tensor], kind: str, tables: list[Tensor], masked: boo
 
     q, k, v = arrays
     gpu = q.device.type != "cpu"
-    found = flex_attention(
-        q,
-        k,
-        v,
-        score_mod=score,
-        scale=scale,
-        enable_gqa=q.shape[1] != k.shape[1],
-        return_aux=AuxRequest(lse=True) if gpu else None,
-        kernel_options=GPU_OPTIONS if gpu else None,
-    )
+    options: Any = {"return_aux": AuxRequest(lse=True), "kernel_options": GPU_OPTIONS} if gpu else {}
+    grouped = q.shape[1] != k.shape[1]
+    found: Any = flex_attention(q, k, v, score_mod=score, scale=scale, enable_gqa=grouped, **options)
     return (found[0], found[1].lse) if gpu else (found, None)
 
 
