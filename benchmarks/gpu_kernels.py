@@ -34,7 +34,8 @@ ROUNDED = "the weights are rounded to a half before they meet the values, as the
 
 def on(path: str, *arrays: Any, **keywords: Any) -> Any:
     """A call on a path, or on another one if this declines it."""
-    plainly = contextlib.nullcontext() if CUDA else flex_on_cpu.by_plain_operations()
+    on_cpu = path == "torch-flex" and not CUDA
+    plainly = flex_on_cpu.by_plain_operations() if on_cpu else contextlib.nullcontext()
     try:
         with use_backend(path), plainly:
             return indirect_attention(*arrays, **keywords)
