@@ -34,7 +34,7 @@ CHARACTERS = (
 
 def load(draw: int, *, quick: bool) -> Arrays:
     """The data of a draw; the first time they are made, which takes a minute."""
-    name, sizes = (f"osod-quick{draw}", (60, 12, 2, 1)) if quick else (f"osod{draw}", (3500, 400, 6, 5))
+    name, sizes = (f"osod-quick{draw}", (60, 12, 2, 1)) if quick else (f"osod{draw}", (12000, 700, 16, 5))
     return cached(name, lambda: _make(draw, *sizes))
 
 
@@ -56,7 +56,7 @@ def _make(draw: int, training: int, testing: int, queries: int, rotations: int) 
         scenes = [_scene(rng, turned, pool, photographs(test)) for _ in range(count)]
         for name, rows in zip(("scene", "box", "label", "face"), zip(*scenes, strict=True), strict=True):
             arrays[f"{part}_{name}"] = np.stack(rows)
-    for part, count, pool, test in (("train", queries, seen, False), ("test", 3, range(len(characters)), True)):
+    for part, count, pool, test in (("train", queries, seen, False), ("test", 6, range(len(characters)), True)):
         shape = (len(characters), len(FONTS), count, QUERY_SIDE, QUERY_SIDE)
         arrays[f"{part}_query"] = np.zeros(shape, np.uint8)
         for number in pool:

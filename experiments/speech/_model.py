@@ -1,14 +1,15 @@
 """The aligner: one query for each phone, keys from the audio, values from the text stretched to its length.
 
 Every layer attends with the bias f(start - j, end - j) of the query's present segment, the box-to-pixel bias in one
-dimension, and moves the segment by :func:`ia_core.position_aware_update`: by what was read and by where.
+dimension, and moves both its edges by :func:`ia_core.position_aware_update`: by what was read and by where. Each edge
+has its own weights of where the heads landed, measured from the segment's centre, so that a head may find the onset.
 
 ==================  =====================  ======================================================
 array               shape                  meaning
 ==================  =====================  ======================================================
 audio               (B, N, d)              N = 128 frames of 20 ms
 text                (B, M, d)              M = 32 phones, the last ones padding
-centre, width       (B, M)                 of the segments, in units of 8 frames
+start, end          (B, M)                 of the segments, in units of 8 frames
 ==================  =====================  ======================================================
 """
 
@@ -25,7 +26,6 @@ from ia_core import (
     Linear,
     MultiHead,
     PositionAwareUpdate,
-    ScalarUpdate,
     TransformerBlock,
     init_layer_norm,
     init_linear,
@@ -36,7 +36,6 @@ from ia_core import (
     linear,
     multi_head_attention,
     position_aware_update,
-    scalar_update,
     transformer_block,
 )
 
@@ -51,7 +50,7 @@ HEADS, HIDDEN, LAYERS, FRAMES_PER_UNIT = 4, 12, 2, 8.0
 
 
 class Layer(NamedTuple):
-    """Attention among the phones, attention to the audio, and the updates of centre and width."""
+    """Attention among the phones, attention to the audio, and the updates of the segment's edges."""
 
     place: Linear
     self_norm: LayerNorm
@@ -59,8 +58,8 @@ class Layer(NamedTuple):
     block: TransformerBlock
     bias: EdgeMLP | None
     update_norm: LayerNorm
-    centre: PositionAwareUpdate
-    width: ScalarUpdate
+    start: PositionAwareUpdate
+    end: PositionAwareUpdate
 
 
 class Aligner(NamedTuple):
@@ -105,7 +104,8 @@ def init_aligner(seed: Any, encoder: Encoder, *, bias: bool) -> Aligner:
 def _init_layer(rng: np.random.Generator, bias: bool) -> Layer:
     d = WIDTH
     block = init_transformer_block(rng, d, HEADS, feed_forward=2 * d)
-    centre = init_update(rng, "position-aware", d, hidden=d, heads=HEADS)
+    pull = np.asarray([0.0, 0.1, 0.3, 0.5], np.float32)
+    start, end = (init_update(rng, "position-aware", d, hidden=d, heads=HEADS)._replace(pull=pull) for _ in range(2))
     return Layer(
         place=init_linear(rng, d, d),
         self_norm=init_layer_norm(d),
@@ -113,8 +113,8 @@ def _init_layer(rng: np.random.Generator, bias: bool) -> Layer:
         block=block._replace(attention=start_alike(block.attention, 2.0)),
         bias=init_segment_bias(rng, HEADS, HIDDEN, [0.0, 0.5, 1.0, 2.0]) if bias else None,
         update_norm=init_layer_norm(d),
-        centre=centre._replace(pull=np.asarray([0.0, 0.1, 0.3, 0.5], np.float32)),
-        width=init_update(rng, "scalar", d, hidden=d),
+        start=start,
+        end=end,
     )
 
 
@@ -129,31 +129,35 @@ def align(params: Aligner, audio: Any, batch: Any, options: Any) -> list[tuple[A
     x, text = _audio(params, audio, frames, options), _text(params, batch["phones"], numbers)
     keys, values = (x, x) if options.model == "cross" else (x, _stretched(params, text, frames, step, there, options))
     hidden = params.embedding + text
-    centre, width = (numbers + 0.5) * step / FRAMES_PER_UNIT, xp.ones_like(count)[:, None] * step / FRAMES_PER_UNIT
-    width = xp.broadcast_to(width, centre.shape)
+    start, end = numbers * step / FRAMES_PER_UNIT, (numbers + 1.0) * step / FRAMES_PER_UNIT
     mask = there[:, None, None, :]
     found = []
     for layer in params.layers:
-        centre, width = detached(centre), detached(width)
-        hidden, centre, width = _layer(layer, hidden, keys, values, centre, width, mask, frames)
-        found.append((FRAMES_PER_UNIT * (centre - width / 2.0), FRAMES_PER_UNIT * (centre + width / 2.0)))
+        start, end = detached(start), detached(end)
+        hidden, start, end = _layer(layer, hidden, keys, values, start, end, mask, frames)
+        found.append((FRAMES_PER_UNIT * start, FRAMES_PER_UNIT * end))
     return found
 
 
 def _layer(
-    layer: Layer, hidden: Any, keys: Any, values: Any, centre: Any, width: Any, mask: Any, frames: Any
+    layer: Layer, hidden: Any, keys: Any, values: Any, start: Any, end: Any, mask: Any, frames: Any
 ) -> tuple[Any, Any, Any]:
+    centre = 0.5 * (start + end)
     hidden = hidden + linear(layer.place, sinusoids(FRAMES_PER_UNIT * centre, WIDTH))
     normed = layer_norm(layer.self_norm, hidden)
     hidden = hidden + multi_head_attention(layer.self_attention, normed, normed, normed, mask=mask)
     places = frames / FRAMES_PER_UNIT
     bias = None
     if layer.bias is not None:
-        bias = edge_bias(layer.bias, centre - width / 2.0, centre + width / 2.0, places, FRAMES_PER_UNIT / 2.0)
+        bias = edge_bias(layer.bias, start, end, places, FRAMES_PER_UNIT / 2.0)
     result = transformer_block(layer.block, hidden, keys, values, bias=bias, value_positions=places)
     told = layer_norm(layer.update_norm, result.hidden)
-    centre = position_aware_update(layer.centre, centre, told, result.landing)
-    return result.hidden, centre, scalar_update(layer.width, width, told)
+    landed = result.landing - centre[:, None, :]  # (B, H, M)
+    start, end = (
+        position_aware_update(update, edge, told, landed + edge[:, None, :])
+        for update, edge in ((layer.start, start), (layer.end, end))
+    )
+    return result.hidden, start, end
 
 
 def _audio(params: Aligner, audio: Any, frames: Any, options: Any) -> Any:

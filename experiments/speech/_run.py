@@ -141,8 +141,12 @@ def run(
 def _used(params: Any, options: Options) -> Any:
     if options.pull:
         return params
-    still = [layer._replace(centre=layer.centre._replace(pull=0.0 * layer.centre.pull)) for layer in params.layers]
-    return params._replace(layers=tuple(still))
+
+    def still(update: Any) -> Any:
+        return update._replace(pull=0.0 * update.pull)
+
+    layers = [layer._replace(start=still(layer.start), end=still(layer.end)) for layer in params.layers]
+    return params._replace(layers=tuple(layers))
 
 
 def _smooth(off: Any) -> Any:
