@@ -39,7 +39,8 @@ def _derivatives(array: Any) -> list[str]:
 def why_not_one_device(arrays: dict[str, Any]) -> str | None:
     """Which array is spread over devices, or None."""
     for name, array in arrays.items():
-        if getattr(jax.typeof(array), "vma", None):
+        kind = jax.typeof(array)  # JAX 0.10 has renamed vma
+        if getattr(kind, "vma", None) or getattr(getattr(kind, "mat", None), "varying", None):
             return f"`{name}` varies over the axes of a mesh, inside of shard_map"
         if not isinstance(array, jax.core.Tracer) and len(array.devices()) > 1:
             return f"`{name}` is spread over {len(array.devices())} devices"

@@ -1,9 +1,10 @@
 """JAX: attention over sequences that are sharded along a mesh axis, as a ring.
 
 Queries, keys and values stand in equal shards along one axis of a mesh. Keys, values and their positions travel round
-the ring of devices; each device attends its own queries to the block at hand while the next one is on its way, and
-merges the partial states. Backward the blocks travel again, and their gradients with them. No device ever holds more
-than two blocks of keys, nor scores beyond a tile of its rows.
+the ring of devices, a piece of each shard after another; each device attends its own queries to the piece at hand while
+the next one is on its way, and merges the partial states. Backward the pieces travel again, and their gradients with
+them. Besides its own shard no device ever holds more than two pieces of keys, nor scores beyond a tile of its rows and
+the columns of a piece.
 
 ==================  ================================  =========================================
 array               shape on one of P devices         travels
@@ -30,14 +31,18 @@ from .._attention import prepare
 from .._checks import Call, check_call
 from .._position_bias import PositionBias
 from .._positions import Grid
+from . import _jax_parts as parts
 from ._compiled_bias import network_as_lines
-from ._jax import LEAST_HIDDEN, TILE_ROWS, over_tiles, rows_of
+from ._jax import LEAST_HIDDEN, TILE_ROWS
 from ._relative import RelativeState, absolute, empty_relative, merge_relative, relative_state
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
 __all__ = ["ring_attention"]
+
+# Axes of the rows in the parts of a state, from behind.
+BACKS = (-2, -1, -1)
 
 
 def ring_attention(
@@ -116,7 +121,7 @@ def _ring(query: Any, key: Any, value: Any, bias: Any, mask: Any, *, mesh: Any, 
         from .._attention import attend
 
         return attend(call, query, key, value, bias, mask)
-    staying, moving = _apart(query, key, value, bias, mask)
+    staying, moving = _apart(query, key, value, network_as_lines(bias, LEAST_HIDDEN), mask)
     specs = _specs(call, axis, staying, moving)
     return absolute(_differentiable(staying, moving, (call, mesh, axis, specs)))
 
@@ -169,11 +174,11 @@ def _differentiable_backward(how: Any, kept: Any, cotangent: RelativeState) -> A
     call, mesh, axis, (of_staying, of_moving, of_state) = how
     local = functools.partial(_backward, call=call, axis=axis, devices=mesh.shape[axis], specs=(of_staying, of_moving))
     staying, moving, _ = kept
-    floats = (_only_floats(staying, of_staying), _only_floats(moving, of_moving))
+    floats = (parts.only_floats(staying, of_staying), parts.only_floats(moving, of_moving))
     specs = (of_staying, of_moving, of_state, of_state)
     found = _sharded(local, mesh, axis, specs, floats)(*kept, cotangent)
     # The cotangents of integers and booleans are None.
-    return tuple(_as_tree(grads, tree) for grads, tree in zip(found, (staying, moving), strict=True))
+    return tuple(parts.as_tree(grads, tree) for grads, tree in zip(found, (staying, moving), strict=True))
 
 
 _differentiable.defvjp(_differentiable_forward, _differentiable_backward)
@@ -198,102 +203,136 @@ def _sharded(function: Any, mesh: Any, axis: str, in_specs: Any, out_specs: Any)
 
 def _forward(staying: Any, moving: Any, *, call: Call, axis: str, devices: int) -> RelativeState:
     """The state of one device's queries over all keys."""
-    own = jax.lax.axis_index(axis)
-    block = functools.partial(_block_state, call=call)
-    output = jax.eval_shape(block, staying, moving, own).output
+    own, count = jax.lax.axis_index(axis), parts.pieces(moving)
+    attend = functools.partial(_attend_piece, staying, call=call, count=count)
+    shape = (*staying["query"].shape[:-1], moving["value"].shape[-1])
+    empty = empty_relative(jnp.zeros(shape, widen(staying["query"]).dtype))
 
-    def step(carry: Any, number: Any) -> Any:
-        state, at_hand = carry
-        coming = _passed_on(at_hand, axis, devices)  # on its way while this one is computed with
-        return (merge_relative(state, block(staying, at_hand, (own - number) % devices)), coming), None
+    def once_round(state: Any, c: Any) -> Any:
+        def step(carry: Any, number: Any) -> Any:
+            so_far, at_hand = carry
+            coming = _passed_on(at_hand, axis, devices)  # on its way while this one is computed with
+            return (attend(at_hand, so_far, (own - number) % devices, c), coming), None
 
-    empty = empty_relative(jnp.zeros(output.shape, output.dtype))
-    (state, last), _ = jax.lax.scan(step, (empty, moving), jnp.arange(devices - 1))
-    return merge_relative(state, block(staying, last, (own + 1) % devices))
+        (state, last), _ = jax.lax.scan(step, (state, parts.piece(moving, c, count)), jnp.arange(devices - 1))
+        return attend(last, state, (own + 1) % devices, c), None
+
+    return jax.lax.scan(once_round, empty, jnp.arange(count))[0]
+
+
+def _attend_piece(
+    staying: Any, at_hand: Any, state: RelativeState, whose: Any, c: Any, *, call: Call, count: int
+) -> RelativeState:
+    """The state, merged with that over one piece of a device's keys."""
+
+    def tile(so_far: RelativeState, places: Any, rows: Any) -> RelativeState:
+        found = _tile_state(parts.cut(staying, places), at_hand, call)
+        merged = merge_relative(_cut_rows(so_far, rows), found)
+        into = zip(so_far, BACKS, merged, strict=True)
+        return RelativeState(*(parts.put(whole, rows[back], part) for whole, back, part in into))
+
+    return _over_tiles(tile, state, staying, at_hand, whose, c, call, count)
 
 
 def _backward(
     staying: Any, moving: Any, state: RelativeState, cotangent: RelativeState, *, call: Call, axis: str, devices: int,
     specs: Any,
 ) -> Any:  # fmt: skip
-    """Gradients of one device's part: of what stays summed over the blocks, of its block over the devices."""
-    own = jax.lax.axis_index(axis)
-    step = functools.partial(_block_gradients, call=call, state=state, cotangent=cotangent)
+    """Gradients of one device's part: of what stays summed over all keys, of its keys over the devices."""
+    own, count = jax.lax.axis_index(axis), parts.pieces(moving)
+    add_to = functools.partial(_add_gradients, staying, state=state, cotangent=cotangent, call=call, count=count)
 
-    def body(carry: Any, number: Any) -> Any:
-        at_hand, of_staying, of_moving = carry
-        coming = _passed_on(at_hand, axis, devices)
-        found = step(staying, at_hand, (own - number) % devices)
-        of_staying, of_moving = jax.tree.map(jnp.add, (of_staying, of_moving), found)
-        return (coming, of_staying, _passed_on(of_moving, axis, devices)), None
+    def once_round(carry: Any, c: Any) -> Any:
+        of_staying, of_moving = carry
+        at_hand = parts.piece(moving, c, count)
 
-    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(step, staying, moving, own))
-    (last, of_staying, of_moving), _ = jax.lax.scan(body, (moving, *zeros), jnp.arange(devices - 1))
-    found = step(staying, last, (own + 1) % devices)
-    of_staying, of_moving = jax.tree.map(jnp.add, (of_staying, of_moving), found)
-    of_moving = _passed_on(of_moving, axis, devices)  # home
+        def step(carry: Any, number: Any) -> Any:
+            at_hand, of_staying, of_piece = carry
+            coming = _passed_on(at_hand, axis, devices)
+            of_staying, of_piece = add_to(at_hand, (of_staying, of_piece), (own - number) % devices, c)
+            return (coming, of_staying, _passed_on(of_piece, axis, devices)), None
+
+        start = (at_hand, of_staying, parts.zeros(at_hand))
+        (last, of_staying, of_piece), _ = jax.lax.scan(step, start, jnp.arange(devices - 1))
+        of_staying, of_piece = add_to(last, (of_staying, of_piece), (own + 1) % devices, c)
+        of_piece = _passed_on(of_piece, axis, devices)  # home
+        return (of_staying, parts.put_piece(of_moving, of_piece, c, count)), None
+
+    start = (parts.zeros(staying), parts.zeros(moving))
+    (of_staying, of_moving), _ = jax.lax.scan(once_round, start, jnp.arange(count))
     # What all devices share gets its gradient from all of them.
-    shared = [PartitionSpec() == spec for spec in _only_floats(staying, specs[0])]
-    of_staying = [jax.lax.psum(g, axis) if every else g for g, every in zip(of_staying, shared, strict=True)]
-    dtypes = [leaf.dtype for leaf in (*_floats(staying), *_floats(moving))]
-    rounded = [g.astype(dtype) for g, dtype in zip((*of_staying, *of_moving), dtypes, strict=True)]
-    return rounded[: len(of_staying)], rounded[len(of_staying) :]
+    shared = [PartitionSpec() == spec for spec in parts.only_floats(staying, specs[0])]
+    found = jax.tree.leaves(of_staying)
+    found = [jax.lax.psum(g, axis) if every else g for g, every in zip(found, shared, strict=True)]
+    dtypes = [leaf.dtype for leaf in (*parts.floats(staying), *parts.floats(moving))]
+    rounded = [g.astype(dtype) for g, dtype in zip((*found, *jax.tree.leaves(of_moving)), dtypes, strict=True)]
+    return rounded[: len(found)], rounded[len(found) :]
 
 
-def _block_gradients(
-    staying: Any, at_hand: Any, number: Any, *, call: Call, state: RelativeState, cotangent: RelativeState
-) -> Any:
-    """Gradients through one block's state, in the working dtype.
+def _add_gradients(
+    staying: Any, at_hand: Any, sums: Any, whose: Any, c: Any, *, state: RelativeState, cotangent: RelativeState,
+    call: Call, count: int,
+) -> Any:  # fmt: skip
+    """The sums, and what one piece's state adds, in the working dtype.
 
-    The output is sum_b w_b output_b with w_b = exp(lse_b - lse): a block's output has the cotangent w_b times that of
+    The output is sum_b w_b output_b with w_b = exp(lse_b - lse): a piece's output has the cotangent w_b times that of
     the output, its lse w_b (<cotangent, output_b - output> + the cotangent of the lse).
     """
-    floats = [[widen(leaf) for leaf in _floats(tree)] for tree in (staying, at_hand)]
 
-    def of_floats(some: Any, others: Any) -> RelativeState:
-        return _block_state(_put_back(some, staying), _put_back(others, at_hand), number, call=call)
+    def tile(sums: Any, places: Any, rows: Any) -> Any:
+        mine, its_state, its_cotangent = parts.cut(staying, places), _cut_rows(state, rows), _cut_rows(cotangent, rows)
+        inputs = [{name: parts.widened(tree) for name, tree in some.items()} for some in (mine, at_hand)]
 
-    mine, pull = jax.vjp(of_floats, *floats)
-    empty = state.top == -jnp.inf
-    weight = jnp.exp(jnp.where(empty, -jnp.inf, (mine.top - state.top) + (mine.low - state.low)))
-    # `absolute` gives top and low one cotangent, that of the lse; a change of top alone changes nothing.
-    of_lse = weight * (jnp.sum(cotangent.output * (mine.output - state.output), axis=-1) + cotangent.low)
-    found: Any = pull(RelativeState(weight[..., None] * cotangent.output, jnp.zeros_like(mine.top), of_lse))
-    return found
+        def of_floats(some: Any, others: Any) -> RelativeState:
+            return _tile_state(parts.put_back(some, mine), parts.put_back(others, at_hand), call)
+
+        found, pull = jax.vjp(of_floats, *inputs)
+        empty = its_state.top == -jnp.inf
+        gap = (found.top - its_state.top) + (found.low - its_state.low)
+        weight = jnp.exp(jnp.where(empty, -jnp.inf, gap))
+        # `absolute` gives top and low one cotangent, that of the lse; a change of top alone changes nothing.
+        change = jnp.sum(its_cotangent.output * (found.output - its_state.output), axis=-1)
+        of_lse = weight * (change + its_cotangent.low)
+        given = RelativeState(weight[..., None] * its_cotangent.output, jnp.zeros_like(found.top), of_lse)
+        of_tile = pull(given)
+        return parts.add(sums[0], of_tile[0], places), parts.add(sums[1], of_tile[1], {})
+
+    return _over_tiles(tile, sums, staying, at_hand, whose, c, call, count)
 
 
-def _block_state(staying: Any, at_hand: Any, number: Any, *, call: Call) -> RelativeState:
-    """The state of one device's queries over one block of keys; ``number`` says whose block it is."""
-    query, key, value = staying["query"], at_hand["key"], at_hand["value"]
-    n = key.shape[-2]
-    its_call = call._replace(M=query.shape[-2], N=n)
-    bias = _block_bias(staying, at_hand, number, call)
+def _cut_rows(state: RelativeState, rows: Any) -> RelativeState:
+    return RelativeState(*(parts.at(part, rows[back]) for part, back in zip(state, BACKS, strict=True)))
+
+
+def _tile_state(mine: Any, at_hand: Any, call: Call) -> RelativeState:
+    """The state of a tile of queries over one piece of keys."""
+    query, key = mine["query"], at_hand["key"]
+    its_call = call._replace(M=query.shape[-2], N=key.shape[-2])
+    bias = mine.get("bias")
+    if "f" in mine:
+        where = at_hand.get("value_positions")
+        where = Grid(x=mine["grid_x"], y=at_hand["grid_y"]) if where is None else where
+        bias = PositionBias(mine["f"], mine["query_positions"], where)
     with jax.default_matmul_precision("highest"):
-        q, k, v, mask = prepare(its_call, query, key, value, _columns(staying["mask"], number, n, call))
-
-        @functools.partial(jax.checkpoint, static_argnums=1)
-        def tile(i0: Any, size: int) -> Any:
-            rows = jax.lax.dynamic_slice_in_dim(q, i0, size, axis=-2)
-            return tuple(
-                relative_state(its_call._replace(M=size), rows, k, v, rows_of(bias, i0, size), rows_of(mask, i0, size))
-            )
-
-        return RelativeState(*over_tiles(tile, its_call.M, TILE_ROWS, (-2, -1, -1)))
+        q, k, v, mask = prepare(its_call, query, key, at_hand["value"], mine["mask"])
+        return relative_state(its_call, q, k, v, bias, mask)
 
 
-def _block_bias(staying: Any, at_hand: Any, number: Any, call: Call) -> Any:
-    if "f" not in staying:
-        return _columns(staying["bias"], number, at_hand["key"].shape[-2], call)
-    where = at_hand.get("value_positions")
-    where = Grid(x=staying["grid_x"], y=at_hand["grid_y"]) if where is None else where
-    return network_as_lines(PositionBias(staying["f"], staying["query_positions"], where), LEAST_HIDDEN)
+def _over_tiles(
+    function: Any, carry: Any, staying: Any, at_hand: Any, whose: Any, c: Any, call: Call, count: int
+) -> Any:
+    """Tile after tile of rows; ``function(carry, places of what stays, places of the rows)`` gives the next carry."""
+    M, n = staying["query"].shape[-2], at_hand["key"].shape[-2]
+    j0 = whose * n * count + c * n
 
+    def tile(i0: Any, rows: int, carry: Any) -> Any:
+        of_rows = {back: ((back, i0, rows),) for back in BACKS}
+        return function(carry, parts.places(staying, call, (i0, rows), (j0, n)), of_rows)
 
-def _columns(array: Any, number: Any, n: int, call: Call) -> Any:
-    """A block's columns of what broadcasts to (..., H, M, N)."""
-    if array is None or array.shape == () or array.shape[-1] != call.N or n == call.N:
-        return array
-    return jax.lax.dynamic_slice_in_dim(array, number * n, n, axis=-1)
+    rows = min(M, TILE_ROWS)
+    whole = M // rows
+    carry = jax.lax.fori_loop(0, whole, lambda i, so_far: tile(i * rows, rows, so_far), carry)
+    return carry if M == whole * rows else tile(whole * rows, M - whole * rows, carry)
 
 
 def _passed_on(tree: Any, axis: str, devices: int) -> Any:
@@ -301,28 +340,3 @@ def _passed_on(tree: Any, axis: str, devices: int) -> Any:
         return tree
     to_next = [(device, (device + 1) % devices) for device in range(devices)]
     return jax.tree.map(lambda array: jax.lax.ppermute(array, axis, to_next), tree)
-
-
-def _is_float(leaf: Any) -> bool:
-    return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
-
-
-def _floats(tree: Any) -> list[Any]:
-    return [leaf for leaf in jax.tree.leaves(tree) if _is_float(leaf)]
-
-
-def _only_floats(tree: Any, specs: Any) -> list[Any]:
-    """The specs of the floats of a tree, in their order."""
-    flat = jax.tree.leaves(specs, is_leaf=lambda spec: isinstance(spec, PartitionSpec))
-    return [spec for leaf, spec in zip(jax.tree.leaves(tree), flat, strict=True) if _is_float(leaf)]
-
-
-def _put_back(floats: Any, tree: Any) -> Any:
-    """A tree with other floats."""
-    given = iter(floats)
-    return jax.tree.map(lambda leaf: next(given) if _is_float(leaf) else leaf, tree)
-
-
-def _as_tree(floats: Any, tree: Any) -> Any:
-    given = iter(floats)
-    return jax.tree.map(lambda leaf: next(given) if _is_float(leaf) else None, tree)

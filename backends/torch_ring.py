@@ -88,7 +88,7 @@ def ring_attention(
     Equation P11 of arXiv 2509.26015; the ring is that of Liu, Zaharia and Abbeel, arXiv 2310.01889. What the ranks'
     losses add up to is differentiated: parts of query, key, value and positions get its whole gradient, the parameters
     of f, which every rank has, only what this rank's queries contribute. Sum those over the group, as data parallelism
-    does.
+    does; a rank's share is rounded to the dtype of the parameter, so keep parameters beside halves in float32.
 
     Examples
     --------

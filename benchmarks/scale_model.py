@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 __all__ = ["Costs", "Problem", "chunked", "heads", "ring"]
 
-# Rows of a tile of scores in JAX, and how many arrays of a tile's scores are alive at a time: forward, one more with a
-# position bias; with gradients.
+# Rows of a tile of scores in JAX, and arrays of a tile's scores alive together: forward the scores and their
+# exponentials; with gradients scores, weights, and the gradients of both.
 TILE_ROWS, FORWARD_ARRAYS, BACKWARD_ARRAYS = 128, 2, 4
+# Pieces of a block, and the fewest keys of one.
+PIECES, LEAST_KEYS = 8, 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +31,9 @@ class Problem:
     B: int = 1
     item: int = 4
     work: int = 4
-    # Bytes of a key's position that travel with it: 0 without a position bias.
+    # Bytes of a key's position that travel with it, and hidden units of the network of offsets: 0 without one.
     position: int = 0
+    hidden: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "Hk", self.Hk or self.H)
@@ -40,6 +43,11 @@ class Problem:
     def products(self) -> int:
         """Flops of the two products of matrices: 2 B H M N (D + Dv)."""
         return 2 * self.B * self.H * self.M * self.N * (self.D + self.Dv)
+
+    @property
+    def of_network(self) -> int:
+        """Flops of the products of the network behind a position bias: 2 M N H hidden."""
+        return 2 * self.M * self.N * self.H * self.hidden
 
     def of_keys(self, item: int) -> int:
         """Bytes of key and value: B Hk N (D + Dv) item."""
@@ -71,46 +79,83 @@ class Costs(NamedTuple):
 
 
 def ring(problem: Problem, devices: int, *, backward: bool = False) -> Costs:
-    """Queries and keys sharded; keys travel.
+    """Queries and keys sharded; keys travel, in pieces.
 
     Forward a device sends its block P - 1 times: (P - 1) / P times the keys and values. Backward the blocks travel
-    once more, and their gradients, in the working precision, P times: over the whole keys and values once. Backward the
-    block's state is computed anew, the scores of a tile once more, and then four products give gradients:
-    (D + Dv) + D + 2 (D + Dv).
+    once more, and their gradients, in the working precision, P times: over the whole keys and values once. Backward
+    the state of a tile is computed anew, and four products give gradients: (D + Dv) + 2 (D + Dv). Those of the network
+    are as many, and two more give the gradients of its first layer.
+
+    Besides what is given and returned stand: the output in the working precision where it is rounded, the two parts of
+    its lse, the piece at hand, the one that comes, and the tiles of scores. With gradients: the output and its
+    cotangent, the gradients in the working precision where they are rounded; of a piece also the sum of its gradients
+    and what a tile adds to it; a tile's queries and cotangent, which alone do not become less with more devices.
     """
     p, P = problem, devices
+    n = p.N // P // pieces(p.N // P)
+    rows = min(TILE_ROWS, p.M // P)
     block = (p.of_keys(p.item) + p.N * p.position) / P
     held = (p.of_queries + p.of_output + p.of_keys(p.item) + (p.N + p.M) * p.position) / P
-    state = p.B * p.H * p.M * (p.Dv + 2) * p.work / P
-    two = 2 if P > 1 else 0  # a block at hand and one on its way; alone a device computes with what it was given
-    sent, flops, scratch = (P - 1) * block, p.products / P, two * block + 2 * state + _tile(p, P, p.N // P, backward)
+    output, vector = p.B * p.H * p.M * p.Dv * p.work / P, p.B * p.H * p.M * p.work / P
+    widened = _share(p, n) if p.work != p.item or p.H != p.Hk else 0
+    travelling = 2 if P > 1 else 1
+    sent, flops = (P - 1) * block, (p.products + p.of_network) / P
+    scratch = (0 if p.work == p.item else output) + 2 * vector + travelling * block * n * P / p.N + widened
+    scratch += _tile(p, rows, n, backward)
     if backward:
         gradients = (p.of_keys(p.work) + p.N * p.position) / P
-        # Of two devices the block's one pass backward is that of forward, and a compiler keeps it.
-        sent += ((P - 1) * block if P > 2 else 0) + (P * gradients if P > 1 else 0)
-        flops *= 1 + (4 * p.D + 3 * p.Dv) / (p.D + p.Dv)
-        held += (p.of_queries + p.of_keys(p.item) - p.of_output) / P
-        scratch += 3 * gradients + 2 * state + p.of_queries / P
+        sent += (P - 1) * block + (P * gradients if P > 1 else 0)
+        flops = (4 * p.products + 4 * p.of_network + 4 * p.M * p.N * p.hidden) / P
+        held += (p.of_queries + p.of_keys(p.item) + (p.N + p.M) * p.position - p.of_output) / P
+        scratch += 2 * output + vector - (0 if p.work == p.item else output)
+        scratch += 2 * gradients * n * P / p.N + p.B * p.H * rows * (p.D + p.Dv) * p.work
+        if p.work != p.item:  # sums that are rounded at the end
+            scratch += p.of_queries * p.work / p.item / P + gradients
     return Costs(flops, sent, held, scratch)
 
 
-def _tile(p: Problem, split_rows: int, columns: int, backward: bool, split_heads: int = 1) -> float:
-    """Bytes of the tiles of scores that are alive together."""
-    arrays = BACKWARD_ARRAYS if backward else FORWARD_ARRAYS + (1 if p.position else 0)
-    return arrays * p.B * p.H // split_heads * min(TILE_ROWS, p.M // split_rows) * columns * p.work
+def pieces(keys: int) -> int:
+    """Of how many pieces a device's keys are."""
+    return max(c for c in range(1, PIECES + 1) if keys % c == 0 and (c == 1 or keys // c >= LEAST_KEYS))
 
 
-def heads(problem: Problem, devices: int, *, backward: bool = False) -> Costs:
-    """Heads sharded: nothing travels, and every device holds whole sequences of its heads."""
+def _share(p: Problem, n: int) -> float:
+    """Bytes of n keys and values in the working precision, once for each query head."""
+    return p.B * p.H * n * (p.D + p.Dv) * p.work
+
+
+def _tile(p: Problem, rows: int, columns: int, backward: bool, split: int = 1) -> float:
+    """Bytes of what is alive together of a tile of scores, and of the network behind a position bias."""
+    of_scores = p.B * p.H // split
+    each = (BACKWARD_ARRAYS if backward else FORWARD_ARRAYS) * of_scores
+    if p.hidden and not backward:
+        each += max(of_scores, p.hidden)
+    elif p.hidden:
+        # The bias beside the hidden units; or, when the attention is done, these and their gradients.
+        each = max(each + of_scores + p.hidden, 2 * of_scores + 2 * p.hidden) + 1
+    return each * rows * columns * p.work
+
+
+def heads(problem: Problem, devices: int, *, backward: bool = False, batch: bool = False) -> Costs:
+    """Heads sharded, or the batch: nothing travels, and every device holds whole sequences of its heads.
+
+    A device with several heads copies the output once, to join its tiles. Backward stand the cotangent of the output
+    and what a tile adds to the gradients of all keys.
+    """
     p, P = problem, devices
-    if p.Hk % P:
-        raise ValueError(f"{p.Hk} key heads cannot be split over {P} devices")
+    size, what = (p.B, "leading elements") if batch else (p.Hk, "key heads")
+    if size % P:
+        raise ValueError(f"{size} {what} cannot be split over {P} devices")
     held = (p.of_queries + p.of_output + p.of_keys(p.item)) / P + (p.M + p.N) * p.position
-    scratch = _tile(p, 1, p.N, backward, P) + p.B * p.H * p.M * (p.Dv + 1) * p.work / P
+    scratch = _tile(p, min(TILE_ROWS, p.M), p.N, backward, P)
+    output, vector = p.B * p.H * p.M * p.Dv * p.work / P, p.B * p.H * p.M * p.work / P
     flops = p.products / P
     if backward:  # scores once more, and four products
         flops *= (4 * p.D + 3 * p.Dv) / (p.D + p.Dv)
         held += (p.of_queries + p.of_keys(p.item) - p.of_output) / P
+        scratch += output + 3 * vector + _share(p, p.N) / P
+    elif p.H > (1 if batch else P):
+        scratch += output + vector
     return Costs(flops, 0.0, held, scratch)
 
 

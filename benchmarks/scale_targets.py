@@ -34,6 +34,8 @@ BASIC = {"bias", "bias_broadcast", "mask", "scale", "lse", "grouped", "value_wid
 FORWARD = frozenset(BASIC | {"position_bias", "wide_bias", "errors"})
 # Blocks along a leading axis, along queries, and along keys: enough for a tree that is deeper than one merge.
 BATCH_BLOCKS, QUERY_BLOCKS, KEY_BLOCKS = 2, 2, 5
+# Rows of a tile and fewest keys of a piece in the ring of JAX: small calls have several of them.
+RING_ROWS, RING_KEYS = 2, 1
 
 
 def in_chunks(
@@ -165,8 +167,8 @@ def _filled_over_scores(array: Any, call: Any, rows: int, columns: int, value: A
 def _jax_ring(
     query: Any, key: Any, value: Any, *, bias: Any = None, mask: Any = None, scale: Any = None, return_lse: bool = False
 ) -> Any:
-    from ia_core.backends.jax_ring import ring_attention
-
+    jax_ring, parts = (importlib.import_module(f"ia_core.backends.{name}") for name in ("jax_ring", "_jax_parts"))
+    jax_ring.TILE_ROWS, parts.LEAST_KEYS = RING_ROWS, RING_KEYS
     jax, jnp = importlib.import_module("jax"), importlib.import_module("jax.numpy")
     call = check_call(query, key, value, bias, mask, scale)
     mesh, sharding = _mesh(DEVICES)
@@ -182,7 +184,7 @@ def _jax_ring(
     bias = _filled_bias(bias, call, rows, columns)
     q, (k, v) = _filled(query, query.ndim - 2, rows), (_filled(one, key.ndim - 2, columns) for one in (key, value))
     q, k, v, bias, mask = jax.device_put((q, k, v, bias, mask), sharding())
-    output, lse = ring_attention(
+    output, lse = jax_ring.ring_attention(
         q, k, v, bias=bias, mask=mask, scale=call.scale, mesh=mesh, axis="devices", return_lse=True
     )
     output, lse = output[..., : call.M, :], lse[..., : call.M]

@@ -1,7 +1,7 @@
 """The ring of PyTorch over processes, called from one process as a function: what the conformance suite judges.
 
-Each call sends every rank its parts, of uneven sizes and some of them empty. The ranks compute forward, keep their
-graphs, and go backward when the gradient of the result comes in.
+Each call sends every rank its parts, of uneven sizes and some of them empty, and what all ranks hold in the working
+dtype. The ranks compute forward, keep their graphs, and go backward when the gradient of the result comes in.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from ia_core import PositionBias
+from ia_core._arrays import widen
 from ia_core._checks import check_call
 from ia_core._positions import Grid
 from ia_core.backends._trees import build, classes, leaves
@@ -154,7 +155,12 @@ def _part(rank: int, about: Any, mask: Any, tensors: list[Any]) -> tuple[list[An
     elif len(tensors) > 3:
         places.append(_over_rows(tensors[3], M, rows))
     own = None if mask is None else mask[_over_rows(mask, M, rows)].clone()
-    return [tensor[place].clone() for tensor, place in zip(tensors, places, strict=True)], places, own
+    given = [tensor[place].clone() for tensor, place in zip(tensors, places, strict=True)]
+    # A gradient has its tensor's dtype: of what all ranks hold the shares are to be summed, and then rounded.
+    for at in range(3, len(places)):
+        if places[at] is ... and given[at].is_floating_point():
+            given[at] = widen(given[at])
+    return given, places, own
 
 
 def _over_rows(array: Any, M: int, rows: slice) -> Any:

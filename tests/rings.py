@@ -14,7 +14,7 @@ import numpy as np
 
 import ia_core
 from ia_core import PositionBias
-from ia_core.backends import indirect_attention, use_backend
+from ia_core.backends import explain, indirect_attention, use_backend
 
 from .test_backends_bounds import LIBRARIES, Case, check, given
 from .test_backends_gradients import TORCH, bounds, case_with, gradients
@@ -44,19 +44,27 @@ def on_eight_devices() -> None:
     """Forward and gradients of the ring in JAX."""
     jax = importlib.import_module("jax")
     jax.config.update("jax_enable_x64", True)
-    ring_attention = importlib.import_module("ia_core.backends.jax_ring").ring_attention
+    ring_attention = in_small_parts()
     mesh = jax.make_mesh((8,), ("keys",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, columns = 3 * 8, 4 * 8  # on a device a tile of two rows and the rest, and two pieces of two keys
     for bias in sys.argv[2:]:
-        case = case_with(bias, masked=True, M=M, N=N)
+        case = case_with(bias, masked=True, M=rows, N=columns)
 
         def ring(*arrays: Any, **keywords: Any) -> Any:
             return ring_attention(*arrays, **keywords, mesh=mesh, axis="keys")
 
         arrays = jax.device_put(given(LIBRARIES["jax"], case), jax.sharding.NamedSharding(mesh, jax.P()))
         output, lse = ring(*arrays[:3], **arrays.keywords, return_lse=True)
-        assert len(output.sharding.device_set) == 8 and output.sharding.shard_shape(output.shape)[-2] == M // 8
+        assert len(output.sharding.device_set) == 8 and output.sharding.shard_shape(output.shape)[-2] == rows // 8
         check(clean(case), np.asarray(output), np.asarray(lse), "float64")
         compare(case, gradients(ring, LIBRARIES["jax"], case, cotangent_of(case)))
+
+
+def in_small_parts() -> Any:
+    """The ring in JAX, with several tiles and pieces of few rows and keys."""
+    jax_ring, parts = (importlib.import_module(f"ia_core.backends.{name}") for name in ("jax_ring", "_jax_parts"))
+    jax_ring.TILE_ROWS, parts.LEAST_KEYS = 2, 2
+    return jax_ring.ring_attention
 
 
 def sharded_by_the_compiler() -> None:
@@ -81,6 +89,26 @@ def sharded_by_the_compiler() -> None:
         assert output.sharding.is_equivalent_to(split, output.ndim), (axis, output.sharding)
         assert not any(name in compiled.as_text() for name in ("all-gather", "collective-permute", "all-to-all"))
         check(clean(some), np.asarray(output), np.asarray(lse), "float64")
+    queries_by_hand(jax, mesh, case)
+
+
+def queries_by_hand(jax: Any, mesh: Any, case: Case) -> None:
+    """Queries under shard_map: each device calls the tiled path with its own, gradients and all."""
+    rows = jax.P(None, None, "devices")
+    bias = PositionBias(jax.P(), jax.P(None, "devices"), jax.P())  # specs
+
+    def local(q: Any, k: Any, v: Any, bias: Any, mask: Any) -> Any:
+        assert q.shape[-2] == M // 8 and explain(q, k, v, bias=bias, mask=mask).path == "jax-jit"
+        return indirect_attention(q, k, v, bias=bias, mask=mask)
+
+    mapped = jax.shard_map(local, mesh=mesh, in_specs=(rows, jax.P(), jax.P(), bias, rows), out_specs=rows)
+
+    def call(*arrays: Any, bias: Any, mask: Any, scale: None) -> Any:
+        return jax.jit(mapped)(*arrays, bias, mask)
+
+    arrays = given(LIBRARIES["jax"], case)
+    check(clean(case), np.asarray(call(*arrays[:3], **arrays.keywords)), None, "float64")
+    compare(case, gradients(call, LIBRARIES["jax"], case, cotangent_of(case)))
 
 
 def _spread(case: Case, axis: int) -> tuple[Any, ...]:

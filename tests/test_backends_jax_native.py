@@ -230,10 +230,16 @@ q = jax.numpy.ones((2, 4, 3))
 bias = PositionBias(LinearOffset(jax.numpy.ones(2)), jax.numpy.arange(4.0), jax.numpy.arange(4.0))
 spread = jax.device_put(q, NamedSharding(mesh, P("heads")))
 print(explain(spread, spread, spread).declined["jax-native"])
-inner = lambda q: indirect_attention(q, q, q)
-found = jax.shard_map(inner, mesh=mesh, in_specs=P("heads"), out_specs=P("heads"))(q)
-print(numpy.abs(numpy.asarray(found) - 1).max() < 1e-6)
+said = set()
+def inner(q):
+    said.add(explain(q, q, q).declined["jax-native"])
+    return indirect_attention(q, q, q)
+found = jax.shard_map(inner, mesh=mesh, in_specs=P("heads"), out_specs=P("heads"))
+print(numpy.abs(numpy.asarray(found(q)) - 1).max() < 1e-6, *said)
+print(jax.grad(lambda q: found(q).sum())(q).shape)
 """
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert ended.stdout.splitlines() == ["`query` is spread over 2 devices", "True"], ended.stderr
+    inside = "`query` varies over the axes of a mesh, inside of shard_map"
+    spread = "`query` is spread over 2 devices"
+    assert ended.stdout.splitlines() == [spread, f"True {inside}", "(2, 4, 3)"], ended.stderr

@@ -40,6 +40,7 @@ FRAMEWORK_FILES = {
     "_jax_modules": {"jax", "numpy"},
     "_jax_native": {"jax"},
     "_jax_pallas": {"jax"},
+    "_jax_parts": {"jax"},
     "_jax_traces": {"jax"},
     "_numpy": {"numpy"},
     "_numpy_native": {"numpy"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -47,9 +48,17 @@ def test_what_is_sent_by_its_definition() -> None:
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_memory_halves_with_twice_the_devices(backward: bool) -> None:
-    four, eight = (MODEL.ring(PROBLEM, devices, backward=backward).memory for devices in (4, 8))
-    # All but a tile's rows, of which eight devices have no fewer.
-    assert 0.45 < eight / four < 0.51
+    large = dataclasses.replace(PROBLEM, M=2**14, N=2**14)
+    four, eight = (MODEL.ring(large, devices, backward=backward).memory for devices in (4, 8))
+    # All but a tile's queries, of which eight devices have no fewer.
+    assert 0.5 <= eight / four < 0.51
+
+
+def test_pieces_of_the_model_are_those_of_the_ring() -> None:
+    jax = pytest.importorskip("jax")
+    parts = importlib.import_module("ia_core.backends._jax_parts")
+    for keys in (1, 127, 128, 384, 1000, 8192, 8191):
+        assert MODEL.pieces(keys) == parts.pieces({"key": jax.ShapeDtypeStruct((2, keys, 4), "float32")})
 
 
 def test_heads_that_cannot_be_split() -> None:
@@ -63,10 +72,15 @@ def test_measured_bytes_match_the_model() -> None:
     problem = MODEL.Problem(**facts["problem"])
     rows = [row for row in facts["measured"] if row["what"] == "ring"]
     assert {row["devices"] for row in rows} == {1, 2, 4, 8}
+    ones = {}
     for row in rows:
         model = MODEL.ring(problem, row["devices"], backward=row["backward"])
+        memory = row["arguments"] + row["output"] + row["temporaries"]
         assert abs(row["sent"] - model.sent) <= 0.05 * model.sent
         assert abs(row["flops"] - model.flops) <= 0.05 * model.flops
+        assert abs(memory - model.memory) <= 0.05 * memory
+        # As 1 / devices, from one device on; two devices have a piece on its way that one has not.
+        assert memory * row["devices"] <= 1.1 * ones.setdefault(row["backward"], memory)
     assert all(row["moved"] == {} for row in facts["measured"] if row["what"] == "heads")
 
 
