@@ -36,7 +36,16 @@ from ._relative import RelativeState, absolute, merge_relative, relative_state
 from ._tiled import rows_within, slab, tiles
 from ._trees import build, classes, leaves
 
-__all__ = ["COLUMNS", "Blocks", "block_state", "merge_packed", "plan", "unpacked", "why_not_chunked"]
+__all__ = [
+    "COLUMNS",
+    "Blocks",
+    "block_state",
+    "merge_packed",
+    "plan",
+    "some_heads",
+    "unpacked",
+    "why_not_chunked",
+]
 
 # Of a packed state behind those of the output.
 COLUMNS = 2
@@ -263,7 +272,7 @@ def _block_bias(arrays: Any, layout: Layout, n: int) -> Any:
     grid = Grid(*(next(arrays) for _ in Grid._fields)) if layout.grid else None
     if layout.split_heads:
         heads = next(arrays)
-        f = _some_heads(f, int(heads[0]), int(heads[0]) + heads.shape[0])
+        f = some_heads(f, int(heads[0]), int(heads[0]) + heads.shape[0])
     if grid is None:
         return PositionBias(f, query_positions, value_positions)
     # Whole rows of the grid that hold the block's pixels, then the pixels.
@@ -273,10 +282,10 @@ def _block_bias(arrays: Any, layout: Layout, n: int) -> Any:
     return rows[..., j0 - first * width : j0 - first * width + n]
 
 
-def _some_heads(f: Any, h0: int, h1: int) -> Any:
+def some_heads(f: Any, h0: int, h1: int) -> Any:
     """A bias function of heads h0 .. h1 - 1."""
     if isinstance(f, BoxMLP):
-        return BoxMLP(_some_heads(f.x, h0, h1), _some_heads(f.y, h0, h1))
+        return BoxMLP(some_heads(f.x, h0, h1), some_heads(f.y, h0, h1))
     cut = {
         name: getattr(f, name)[h0:h1, ...] if axis == 0 else getattr(f, name)[..., h0:h1]
         for name, axis in _HEAD_AXES[type(f)].items()

@@ -60,6 +60,8 @@ PATHS = {
     "torch-triton-rounded": "torch",
     # Likewise, and judged on the CPU alone, where PyTorch computes the same function without a compiler.
     "torch-flex": "torch",
+    # Tensors spread over a mesh, which those before it leave alone.
+    "torch-mesh": "torch",
     "jax-native": "jax",
     "jax-jit": "jax",
     # Likewise: the suite has judged it in Pallas's interpreter alone.
@@ -262,6 +264,10 @@ def load(name: str) -> Any:
         from . import _torch_flex
 
         return _torch_flex
+    if name == "torch-mesh":
+        from . import _torch_mesh
+
+        return _torch_mesh
     if name == "torch-tiled":
         from . import _torch_tiled
 

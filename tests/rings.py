@@ -16,7 +16,7 @@ import ia_core
 from ia_core import PositionBias
 from ia_core.backends import explain, indirect_attention, use_backend
 
-from .test_backends_bounds import LIBRARIES, Case, check, given
+from .test_backends_bounds import LIBRARIES, Case, check, given, tree_map
 from .test_backends_gradients import TORCH, bounds, case_with, gradients
 
 M, N = 16, 24
@@ -217,31 +217,48 @@ def of_one_rank(rank: int, world: int, file: str) -> None:
 
 
 def over_a_mesh(world: int) -> None:
-    """DTensors that are split along heads or the batch stay so, and have the specification's numbers and gradients."""
+    """DTensors split along heads, the batch or queries: each rank computes its part, and gradients come together."""
     torch = importlib.import_module("torch")
     tensor = importlib.import_module("torch.distributed.tensor")
     mesh = importlib.import_module("torch.distributed.device_mesh").init_device_mesh("cpu", (world,))
-    case = case_with("dense", masked=True, M=M, N=N)
-    case = case._replace(key=np.repeat(case.key, 2, 1), value=np.repeat(case.value, 2, 1))
-    # Four leading elements, two of them with other queries: what four ranks do not divide, they may hold whole.
-    case = Case(*(np.concatenate([array, array]) for array in case[:5]))
-    case.query[2:] *= 0.5
-    for axis in (1, 0):
-        whole = [array.requires_grad_() for array in given(TORCH, case)[:4]]
-        split, every = [tensor.Shard(axis)], [tensor.Replicate()]
-        spread = [tensor.distribute_tensor(array.detach(), mesh, split).requires_grad_() for array in whole]
-        mask = tensor.distribute_tensor(torch.from_numpy(case.mask), mesh, every)
-        output = indirect_attention(*spread[:3], bias=spread[3], mask=mask)
-        assert tuple(output.placements) == tuple(split), (axis, output.placements)
-        wanted = ia_core.indirect_attention(*whole[:3], bias=whole[3], mask=torch.from_numpy(case.mask))
-        check(clean(case), output.full_tensor().detach().numpy(), None, "float64")
-        (output * output).sum().backward()
-        (wanted * wanted).sum().backward()
-        for one, other in zip(spread, whole, strict=True):
-            assert tuple(one.grad.placements) == tuple(split)
-            # The same operations on parts: what differs is the order of sums over at most M or N terms.
-            allowed = 2 * (M + N) * 2.0**-53 * other.grad.abs().max() * (M + N)
-            assert (one.grad.full_tensor() - other.grad).abs().max() <= allowed
+    every = [tensor.Replicate()]
+
+    def spread(array: Any, places: Any) -> Any:
+        return tensor.DTensor.from_local(array, mesh, every, run_check=False).redistribute(placements=places)
+
+    for axis, name in ((1, "mlp"), (1, "dense"), (0, "mlp"), (2, "mlp"), (2, "row"), (0, "box")):
+        split = [tensor.Shard(axis)]
+
+        def over(*arrays: Any, bias: Any, mask: Any, scale: None, split: Any = split, axis: int = axis) -> Any:
+            q, k, v = (spread(one, split if axis < 2 or at == 0 else every) for at, one in enumerate(arrays))
+            bias, mask = (tree_map(lambda one: spread(one, every), one) for one in (bias, mask))
+            assert explain(q, k, v, bias=bias, mask=mask).path == "torch-mesh"
+            output = indirect_attention(q, k, v, bias=bias, mask=mask)
+            assert tuple(output.placements) == tuple(split), (axis, output.placements)
+            return output.full_tensor()
+
+        case = case_with(name, masked=True, M=M, N=N)
+        case = case._replace(key=np.repeat(case.key, 2, 1), value=np.repeat(case.value, 2, 1))
+        if axis == 0:
+            case = _twice(case)
+        arrays = given(TORCH, case)
+        check(clean(case), over(*arrays[:3], **arrays.keywords).numpy(), None, "float64")
+        compare(case, gradients(over, TORCH, case, cotangent_of(case)))
+    odd = spread(torch.ones(1, 6, 5, 2), [tensor.Shard(1)])
+    assert explain(odd, odd, odd).declined["torch-mesh"] == "`query` has parts of different sizes"
+
+
+def _twice(case: Case) -> Case:
+    """Twice as many leading elements, the second half with other queries."""
+
+    def two(array: Any) -> Any:
+        return np.concatenate([array, array])
+
+    bias = case.bias._replace(query_positions=two(case.bias.query_positions))
+    return case._replace(
+        query=np.concatenate([case.query, case.query / 2]), key=two(case.key), value=two(case.value), bias=bias,
+        mask=two(case.mask),
+    )  # fmt: skip
 
 
 def errors(ring_attention: Any, rank: int, world: int) -> None:

@@ -105,7 +105,7 @@ def bounds(case: Case, cotangent: Any) -> list[Any]:
     clean = case._replace(**{n: np.nan_to_num(getattr(case, n), posinf=0.0) for n in ("query", "key", "value")})
     truth = truth_of(clean, U)
     q, k, v = (np.abs(array) for array in clean[:3])
-    (M, D), (N, Dv), group = q.shape[-2:], v.shape[-2:], 2
+    (M, D), (N, Dv), group = q.shape[-2:], v.shape[-2:], q.shape[-3] // k.shape[-3]
     k, v, do = np.repeat(k, group, 1), np.repeat(v, group, 1), np.abs(cotangent)
     a, o = truth.weights, np.abs(truth.output)
     g = a * (do @ np.swapaxes(v, -1, -2) + np.sum(do * o, axis=-1, keepdims=True))  # (..., H, M, N)
@@ -113,7 +113,7 @@ def bounds(case: Case, cotangent: Any) -> list[Any]:
     scale = 1 / np.sqrt(D)
 
     def grouped(array: Any) -> Any:
-        return array.reshape(2, 2, group, *array.shape[-2:]).sum(axis=2)
+        return array.reshape(len(array), -1, group, *array.shape[-2:]).sum(axis=2)
 
     found = [scale * g @ k, grouped(scale * np.swapaxes(g, -1, -2) @ q), grouped(np.swapaxes(a, -1, -2) @ do)]
     rel = rel + U * g.size
