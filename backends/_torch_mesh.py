@@ -51,7 +51,7 @@ def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -
     rank = bias.f.query_rank if isinstance(bias, PositionBias) else 1
 
     def local(name: str, array: Any) -> Any:
-        if isinstance(array, tuple):
+        if hasattr(array, "_fields"):
             return type(array)(*(local(f"{name}.{part}", getattr(array, part)) for part in array._fields))
         return None if array is None else _local(name, array, query, call.Hk, rank)
 

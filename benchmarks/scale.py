@@ -201,8 +201,8 @@ def report(facts: dict[str, Any]) -> list[str]:
 def predicted() -> list[str]:
     """What the model says of lengths that nothing here can hold."""
     lines = [
-        "Predicted for bfloat16, 32 heads of 128 on 8 key heads, a position bias; of one device, forward, and in "
-        "brackets with gradients:",
+        f"Predicted for bfloat16, 32 heads of 128 on 8 key heads, a position bias of {HIDDEN} hidden units; of one "
+        "device, forward, and in brackets with gradients:",
         "",
         "| tokens | devices | PFLOP | sent, GiB | memory, GiB | sent for each FLOP, bytes | memory by heads, GiB |",
         "| --- " * 7 + "|",
