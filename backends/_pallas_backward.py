@@ -226,7 +226,7 @@ def _queries_kernel(
         if tables is not None and kind is not None:
             more, running = sums_of_tile(plan, ds, x, p_here, tile, tables, sums, running, kind)
             moved = moved + more
-        return dq + weighted_sum(plan, ds, k, plan.gradient_parts), moved, running
+        return weighted_sum(plan, dq, ds, k, plan.gradient_parts), moved, running
 
     work = jnp.dtype(plan.work)
     begin = (jnp.zeros(q.shape, work), jnp.zeros((size,), work), Running.begin(work))
@@ -270,8 +270,8 @@ def _keys_kernel(
         ds = _gradient_of_scores(plan, p, dp, r[None, :], over, kind, plan.shift)
         if moved_out and tables is not None and kind is not None:
             moved = moved + _slopes_times(plan, ds, t, tile, tables, kind)
-        dv = dv + weighted_sum(plan, p, do, plan.parts)
-        return dk + weighted_sum(plan, ds, q, plan.gradient_parts), dv, moved
+        dv = weighted_sum(plan, dv, p, do, plan.parts)
+        return weighted_sum(plan, dk, ds, q, plan.gradient_parts), dv, moved
 
     work = jnp.dtype(plan.work)
     begin = (jnp.zeros(k.shape, work), jnp.zeros(v.shape, work), jnp.zeros((size,), work))

@@ -140,8 +140,8 @@ def _kernel(
         safe = jnp.where(new == -jnp.inf, 0.0, new)
         p = exponentials(plan, s, (safe - apart)[:, None], over, plan.shift)
         kept = jnp.exp2((top - safe) * LOG2E)
-        summed = weighted_sum(plan, p, rows.value[at, :], plan.parts)
-        return total_rows * kept[:, None] + summed, new, total * kept + jnp.sum(p, 1)
+        total_rows = weighted_sum(plan, total_rows * kept[:, None], p, rows.value[at, :], plan.parts)
+        return total_rows, new, total * kept + jnp.sum(p, 1)
 
     work = jnp.dtype(plan.work)
     begin = (

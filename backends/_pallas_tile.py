@@ -76,16 +76,18 @@ def product(plan: Plan, a: Any, b: Any, axes: tuple[int, int] = (1, 0)) -> Any:
     return jax.lax.dot_general(a, b, numbers, precision=precision, preferred_element_type=jnp.dtype(plan.work))
 
 
-def weighted_sum(plan: Plan, weights: Any, rows: Any, parts: int) -> Any:
-    """The product of weights and rows; with ``parts`` the weights as a sum of so many numbers of the rows' dtype."""
+def weighted_sum(plan: Plan, total: Any, weights: Any, rows: Any, parts: int) -> Any:
+    """``total`` and the product of weights and rows; with ``parts`` weights as a sum of so many of the rows' dtype.
+
+    Added one by one, because Triton makes a product that is added to a number one that begins with it.
+    """
     if parts == 0:
-        return product(plan, weights, rows.astype(plan.work))
-    found, rest = 0.0, weights
+        return total + product(plan, weights, rows.astype(plan.work))
     for _ in range(parts):
-        part = rest.astype(rows.dtype)
-        found = found + product(plan, part, rows)
-        rest = rest - part.astype(plan.work)
-    return found
+        part = weights.astype(rows.dtype)
+        total = total + product(plan, part, rows)
+        weights = weights - part.astype(plan.work)
+    return total
 
 
 def exponentials(plan: Plan, s: Any, low: Any, over: Over, shift: int = 0) -> Any:
