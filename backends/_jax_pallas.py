@@ -9,6 +9,7 @@ here as a sum of two or three of them, whose rest is below the rounding of float
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 from typing import Any
 
@@ -22,8 +23,6 @@ from .._piecewise import PiecewiseLinear
 from .._position_bias import PositionBias
 from ._compiled_bias import has_lines, lines_of
 from ._jax_traces import four_axes, platforms_of, why_no_derivative, why_not_one_device
-from ._pallas_backward import backward
-from ._pallas_forward import forward
 from ._pallas_plan import Lines, Over, Plan, Rows, on_platform
 
 __all__ = ["attend", "declines"]
@@ -35,7 +34,7 @@ CAPABILITY = 8.0
 
 def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None:
     """Why this path does not take the call, or None."""
-    why = why_no_derivative(arrays) or why_not_one_device(arrays) or _why_not_here(arrays)
+    why = _why_no_pallas() or why_no_derivative(arrays) or why_not_one_device(arrays) or _why_not_here(arrays)
     if why is not None:
         return why
     if "bias.f.x.w1" in arrays:
@@ -50,6 +49,16 @@ def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None
 
 
 _TABLES = ("bias.f.w1", "bias.f.values", "bias.f.knots")
+
+
+@functools.cache
+def _why_no_pallas() -> str | None:
+    """JAX 0.11.0 deprecates the backend for Triton: a later one may not have it."""
+    try:
+        found = hasattr(importlib.import_module("jax.experimental.pallas.triton"), "CompilerParams")
+    except ImportError:
+        found = False
+    return None if found else f"its kernels need Pallas's backend for Triton, which JAX {jax.__version__} does not have"
 
 
 def _why_not_here(arrays: dict[str, Any]) -> str | None:
@@ -76,7 +85,7 @@ def _compiled(query: Any, key: Any, value: Any, bias: Any, mask: Any, *, scale: 
     call = check_call(query, key, value, bias, mask, scale)
     work, Dv = widen(query).dtype, value.shape[-1]
     shape = call.scores_shape[:-1]
-    if 0 in (*call.scores_shape, Dv):  # no programs, or no tiles
+    if 0 in call.scores_shape:  # no programs, or no tiles
         return jnp.zeros((*shape, Dv), work), jnp.full(shape, -math.inf, work)
     B = math.prod(call.batch)
     rows = Rows(*(array.reshape(B, *array.shape[-3:]) for array in (query, key, value)))
@@ -153,6 +162,8 @@ def _first_of_equals(knots: Any) -> Any:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(plan: Plan, rows: Rows, lines: Lines | None, over: Over) -> tuple[Any, Any]:
+    from ._pallas_forward import forward
+
     return on_platform(forward, plan, rows, lines, over)
 
 
@@ -172,6 +183,8 @@ def _is_primal(leaf: Any) -> bool:
 
 
 def _differentiate(plan: Plan, kept: Any, cotangents: Any) -> Any:
+    from ._pallas_backward import backward
+
     (rows, lines, over), (output, lse), asked = kept
     cotangent, lse_cotangent = (_whole(one) for one in cotangents)
     # What came from a half is one again.
