@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .._arrays import widen
-from .._bias import LinearOffset, OffsetMLP
+from .._bias import OffsetMLP
 from .._checks import Call
 from .._position_bias import PositionBias
 from . import _torch
@@ -96,14 +96,17 @@ def attend_in_parts(
             hidden = over_scores(call, mask)
         lines, smooth = [None] * 5, False
         if has_lines(bias):
-            lines, smooth = _lines_in_batch(call, bias), type(bias.f) in (OffsetMLP, LinearOffset)
+            lines, smooth = _lines_in_batch(call, bias), type(bias.f) is OffsetMLP
         output, lse, _ = _forward(*flat, *lines, dense, hidden, call.scale, smooth, rounded)
     shape = call.scores_shape[:-1]
     return output.reshape(*shape, value.shape[-1]), lse.reshape(shape)
 
 
 def _lines_in_batch(call: Call, bias: PositionBias) -> list[Any]:
-    """Knots (K,), slopes and intercepts (H, 2 K + 1), and positions (B, M) and (B, N) in float32."""
+    """Knots (K,), slopes and intercepts (H, 2 K + 1), and positions (B, M) and (B, N) in float32.
+
+    Of a network edges stand for the knots.
+    """
     f = bias.f
     if type(f) is OffsetMLP:
         knots, *tables = lines_of_network(f)
@@ -187,7 +190,7 @@ def _backward(
     lines = [knots, slopes, intercepts, query_positions, value_positions]
     found = _empty_gradients(query, key, value, slopes, query_positions, value_positions, values_move)
     kept = [output, base, cotangent, lse_cotangent]
-    _triton_launch.backward([query, key, value], lines, bias, mask, scale, rounded, kept, found)
+    _triton_launch.backward([query, key, value], lines, bias, mask, scale, smooth, rounded, kept, found)
     return found
 
 

@@ -60,6 +60,8 @@ class Tables(NamedTuple):
     slopes: Tensor  # (H, row)
     lines: Tensor
     steps: int
+    cells: int
+    every: int  # 2 where knots have no cells of their own, and the cells are each second one of the lines
 
     @property
     def row(self) -> int:
@@ -109,6 +111,7 @@ def backward(
     bias: Maybe,
     mask: Maybe,
     scale: float,
+    smooth: bool,
     rounded: bool,
     kept: list[Tensor],
     found: list[Tensor],
@@ -123,7 +126,7 @@ def backward(
         output, base, cotangent, lse_cotangent = kept
         cotangent = cotangent.to(arrays[0].dtype).contiguous()
         rest = torch.empty_like(base)
-        tables = None if lines[0] is None else tables_of(lines, False)
+        tables = None if lines[0] is None else tables_of(lines, smooth)
         moves = len(found) > 3 and found[6].numel() > 0
         own = [output, cotangent, lse_cotangent.contiguous(), base, rest]
         d_positions = _queries(call, tables, lines, own, found)
@@ -164,9 +167,10 @@ def _queries(
         num_stages=tile.stages,
     )
     if tables is not None:
-        cells = found[3].shape[1]
-        added = sums.view(2, call.B, call.H, -1, tables.row)[..., :cells].sum((1, 3), dtype=torch.float64)
-        found[3:5] = [added[1].clone(), added[0].clone()]
+        added = sums.view(2, call.B, call.H, -1, tables.row)[..., : tables.cells].sum((1, 3), dtype=torch.float64)
+        found[3:5] = [torch.zeros_like(gradient) for gradient in found[3:5]]
+        for gradient, total in zip(found[3:5], (added[1], added[0]), strict=True):
+            gradient[:, :: tables.every] = total
     return d_positions
 
 
@@ -302,7 +306,7 @@ class _Arguments:
 
 
 def tables_of(lines: list[Any], smooth: bool) -> Tables:
-    """The lines in units of log 2; of a ``smooth`` function, which jumps nowhere, without the cells of its knots."""
+    """The lines in units of log 2; of a ``smooth`` function, whose knots are edges, without cells for the knots."""
     knots, slopes, intercepts = lines[:3]
     K, H = knots.shape[0], slopes.shape[0]
     count, more = (K if smooth else 2 * K), int(FEW.value) + 2
@@ -325,7 +329,7 @@ def tables_of(lines: list[Any], smooth: bool) -> Tables:
         BLOCK=BLOCK,
         num_warps=4,
     )
-    return Tables(edges, table[0], table[1], steps)
+    return Tables(edges, table[0], table[1], steps, count + 1, 2 if smooth else 1)
 
 
 def _cleaned(arrays: list[Tensor], mask: Maybe) -> list[Tensor]:

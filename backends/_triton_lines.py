@@ -28,18 +28,40 @@ def _units(w1, b1, k, K):
     return tl.where(dead, 0.0, w), tl.where(dead, 0.0, b), knot, far | (w > 0.0)
 
 
+@triton.jit
+def _number_before(own):
+    """The largest float32 below each number; -inf is its own."""
+    bits = own.to(tl.int32, bitcast=True)
+    lower = tl.where(own == 0.0, -2147483647, tl.where(bits > 0, bits - 1, bits + 1))
+    return tl.where(own == -INFINITY, bits, lower).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _ranks(own, others, k, at, K):
+    """How many of some numbers come before each, equal ones in their order."""
+    before = (others[None, :] < own[:, None]) | ((others[None, :] == own[:, None]) & (at[None, :] < k[:, None]))
+    return tl.sum(tl.where(before & (at[None, :] < K), 1, 0), 1)
+
+
 @triton.jit(do_not_specialize=["K"])
-def sort_knots(w1, b1, knots, K, BLOCK: tl.constexpr):
-    """Write the knots in ascending order: each program ranks ``BLOCK`` of them among all."""
+def sort_knots(w1, b1, knots, edges, K, BLOCK: tl.constexpr):
+    """Write knots, and edges, in ascending order: each program ranks ``BLOCK`` of them among all.
+
+    The edge of a unit that is active above its knot is the knot, of any other the number before it: on its knot neither
+    is active. Between two neighbouring edges the active units are the same.
+    """
     k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    _, _, own, _ = _units(w1, b1, k, K)
+    _, _, own, rising = _units(w1, b1, k, K)
+    edge = tl.where(rising, own, _number_before(own))
     rank = tl.zeros((BLOCK,), tl.int32)
+    edge_rank = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, K, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        _, _, others, _ = _units(w1, b1, at, K)
-        before = (others[None, :] < own[:, None]) | ((others[None, :] == own[:, None]) & (at[None, :] < k[:, None]))
-        rank += tl.sum(tl.where(before & (at[None, :] < K), 1, 0), 1)
+        _, _, others, others_rising = _units(w1, b1, at, K)
+        rank += _ranks(own, others, k, at, K)
+        edge_rank += _ranks(edge, tl.where(others_rising, others, _number_before(others)), k, at, K)
     tl.store(knots + rank, own, mask=k < K)
+    tl.store(edges + edge_rank, edge, mask=k < K)
 
 
 @triton.jit(do_not_specialize=["K"])
@@ -76,9 +98,7 @@ def _pack_both_sides(own, at, knots, edges, K, length):
 
     Of knots that coincide, the first sides come before the second ones, so that edges ascend.
     """
-    bits = own.to(tl.int32, bitcast=True)
-    lower = tl.where(own == 0.0, -2147483647, tl.where(bits > 0, bits - 1, bits + 1))
-    lower = tl.where(own == -INFINITY, bits, lower).to(tl.float32, bitcast=True)
+    lower = _number_before(own)
     below = tl.zeros(at.shape, tl.int32)
     equal = tl.zeros(at.shape, tl.int32)
     for start in range(0, K, 32):
@@ -98,7 +118,7 @@ def pack_lines(
 ):  # fmt: skip
     """Edges, then slopes and lines (2, H, row) of float32 in units of log 2.
 
-    ``SMOOTH`` leaves the knots' own cells out. Beyond the knots edges are infinite; beyond the cells no line is read.
+    ``SMOOTH`` leaves the knots' own cells out; ``knots`` are edges then. Beyond the knots edges are infinite; beyond the cells no line is read.
     """
     at, h = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     H = tl.num_programs(1)

@@ -156,3 +156,22 @@ def test_the_kernels_of_the_benchmark_compile_for_a_gpu_that_is_not_there() -> N
     assert "forward:" in ended.stdout and "backward_keys:" in ended.stdout and "FAIL" not in ended.stdout
 
 
+
+
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=interpreted) for seed in range(3)])
+def test_networks_whose_knots_coincide_have_the_gradient_of_the_knot(seed: int, interpreter: None) -> None:
+    """Units of either direction on few knots at whole numbers, and some that no offset reaches."""
+    random = np.random.default_rng(seed)
+    w1 = random.choice([-2.0, -1.0, 1.0, 2.0, 0.0], size=14)
+    b1 = -w1 * random.integers(-2, 3, size=14) + (w1 == 0.0) * random.choice([-1.0, 1.0], size=14)
+    parts = [torch.as_tensor(part).float() for part in (w1, b1, random.normal(size=(14, 2)) / 8, np.zeros(2))]
+    arrays = [torch.as_tensor(random.normal(size=(2, 6, 3))).float() for _ in range(3)]
+    found = []
+    for path, dtype in (("torch-triton", torch.float32), ("reference", torch.float64)):
+        q, k, v = (array.to(dtype) for array in arrays)
+        leaves = [part.to(dtype).requires_grad_() for part in (*parts, torch.arange(6.0))]
+        with use_backend(path):
+            bias = PositionBias(OffsetMLP(*leaves[:4]), leaves[4], torch.arange(6))
+            output = indirect_attention(q, k, v, bias=bias)
+        found.append([output.detach().double(), *torch.autograd.grad((output * v).sum(), leaves)])
+    near([one.double() for one in found[0]], found[1])
