@@ -118,7 +118,8 @@ def pack_lines(
 ):  # fmt: skip
     """Edges, then slopes and lines (2, H, row) of float32 in units of log 2.
 
-    ``SMOOTH`` leaves the knots' own cells out; ``knots`` are edges then. Beyond the knots edges are infinite; beyond the cells no line is read.
+    ``SMOOTH`` leaves the knots' own cells out; ``knots`` are edges then. Beyond the knots edges are infinite; beyond
+    the cells no line is read.
     """
     at, h = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK), tl.program_id(1)
     H = tl.num_programs(1)

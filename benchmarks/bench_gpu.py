@@ -25,7 +25,8 @@ kernels       each kernel of a whole call, from PyTorch's profiler
 ============  =========================================================================================
 
 What is finished is written to FILE when ``--seconds`` are over, or on Ctrl-C. ``--sweep`` times sizes of tiles instead,
-compiled by several processes, and writes nothing. ``--report`` writes docs/generated/performance_gpu.md from FILE.
+compiled by several processes, names the best, and writes nothing. ``--report`` writes
+docs/generated/performance_gpu.md from FILE.
 """
 
 from __future__ import annotations
@@ -255,12 +256,13 @@ SWEEP = {
 }
 
 
-def sizes_of(kernel: str, sizes: tuple[int, ...], rounds: int) -> str:
-    """The line for one size of tiles; with ``rounds`` 0 the kernels are compiled and called once."""
+def sizes_of(kernel: str, sizes: tuple[int, ...], rounds: int) -> tuple[str, dict[str, float]]:
+    """The line for one size of tiles, and milliseconds; with ``rounds`` 0 the kernels are compiled and called once."""
     from ia_core.backends import _triton_launch as launch
 
     launch._HALVES[kernel, False] = launch.Tiling(*sizes)
-    found = []
+    found: list[str] = []
+    took: dict[str, float] = {}
     try:
         calls = contenders(Comparison("bfloat16", 8192 if rounds else 512, 64, kernel != "forward"))
         for name in ("rounded", "strict"):
@@ -268,10 +270,11 @@ def sizes_of(kernel: str, sizes: tuple[int, ...], rounds: int) -> str:
             milliseconds(pair, 1)
             if rounds:
                 middle = {key: statistics.median(each) for key, each in milliseconds(pair, rounds).items()}
+                took[name] = middle[name]
                 found.append(f"{name} {middle[name]:.3f} ms, {middle[name] / middle['plain']:.3f} of plain")
     except Exception as error:
         found.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-    return f"{kernel} {sizes}: {'; '.join(found)}"
+    return f"{kernel} {sizes}: {'; '.join(found)}", took
 
 
 def sweep(only: str, rounds: int, until: float) -> int:
@@ -282,11 +285,17 @@ def sweep(only: str, rounds: int, until: float) -> int:
     with multiprocessing.get_context("spawn").Pool(8) as pool:
         pool.starmap(sizes_of, [(*one, 0) for one in wanted], 1)
     print(f"compiled, {until - time.monotonic():.0f} s left", flush=True)
+    best: dict[tuple[str, str], tuple[float, tuple[int, ...]]] = {}
     for kernel, sizes in wanted:
         if time.monotonic() < until:
             before = launch._HALVES[kernel, False]
-            print(sizes_of(kernel, sizes, rounds), flush=True)
+            line, took = sizes_of(kernel, sizes, rounds)
             launch._HALVES[kernel, False] = before
+            print(line, flush=True)
+            for name, middle in took.items():
+                best[kernel, name] = min(best.get((kernel, name), (middle, sizes)), (middle, sizes))
+    for (kernel, name), (middle, sizes) in best.items():
+        print(f"best for {kernel}, {name}: {launch.Tiling(*sizes)}, {middle:.3f} ms")
     return 0
 
 
