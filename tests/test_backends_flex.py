@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,6 +166,7 @@ def test_it_is_for_those_who_ask() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="PyTorch's compiler needs one of C++")
 @pytest.mark.parametrize("kind", KINDS)
 def test_compiled_for_the_cpu_it_is_the_reference(kind: str) -> None:
     random = np.random.default_rng(KINDS.index(kind))
