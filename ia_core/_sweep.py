@@ -272,5 +272,8 @@ def _serve() -> None:
             said = {"result": run_unit(*json.loads(line))}
         except Exception as error:
             said = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(said) + "\n")
-        answers.flush()
+        try:
+            answers.write(json.dumps(said) + "\n")
+            answers.flush()
+        except BrokenPipeError:  # the run was killed; a plain exit would write once more
+            os._exit(0)

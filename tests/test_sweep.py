@@ -135,6 +135,16 @@ def test_noise_says_the_same_with_workers(tmp_path: Path, capsys: pytest.Capture
     assert said[0] == said[1] == said[2]
 
 
+def test_a_child_whose_run_is_gone_ends_quietly() -> None:
+    words = [sys.executable, "-c", "from ia_core._sweep import _serve; _serve()"]
+    child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stdin is not None and child.stdout is not None and child.stderr is not None
+    child.stdout.close()
+    child.stdin.write('["builtins:dict", {}]\n')
+    child.stdin.flush()
+    assert child.wait(timeout=60) == 0 and child.stderr.read() == ""
+
+
 RUN = f"""
 import json, sys
 from ia_core._sweep import Unit, sweep
