@@ -205,8 +205,10 @@ def _forward(staying: Any, moving: Any, *, call: Call, axis: str, devices: int) 
     """The state of one device's queries over all keys."""
     own, count = jax.lax.axis_index(axis), parts.pieces(moving)
     attend = functools.partial(_attend_piece, staying, call=call, count=count)
-    shape = (*staying["query"].shape[:-1], moving["value"].shape[-1])
-    empty = empty_relative(jnp.zeros(shape, widen(staying["query"]).dtype))
+    # Like the queries: other axes may be explicit, and then part of the type that a loop keeps.
+    query, Dv = staying["query"], moving["value"].shape[-1]
+    like = jnp.zeros_like(widen(query)[..., :1])
+    empty = empty_relative(like + jnp.zeros(Dv, like.dtype))
 
     def once_round(state: Any, c: Any) -> Any:
         def step(carry: Any, number: Any) -> Any:

@@ -90,6 +90,23 @@ def sharded_by_the_compiler() -> None:
         assert not any(name in compiled.as_text() for name in ("all-gather", "collective-permute", "all-to-all"))
         check(clean(some), np.asarray(output), np.asarray(lse), "float64")
     queries_by_hand(jax, mesh, case)
+    ring_beside_heads(jax, case)
+
+
+def ring_beside_heads(jax: Any, case: Case) -> None:
+    """The ring along one axis of a mesh with heads along the other, both of them explicit."""
+    ring_attention = in_small_parts()
+    mesh = jax.make_mesh((2, 4), ("heads", "keys"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    split = jax.sharding.NamedSharding(mesh, jax.P(None, "heads", "keys"))
+    # JAX does not repeat along an explicit axis, as grouped heads ask.
+    case = case._replace(key=np.repeat(case.key, 2, 1), value=np.repeat(case.value, 2, 1))
+    arrays = given(LIBRARIES["jax"], case)
+    with jax.set_mesh(mesh):
+        q, k, v = jax.device_put(arrays[:3], split)
+        call = jax.jit(lambda *main: ring_attention(*main, bias=arrays.bias, mask=arrays.mask, mesh=mesh, axis="keys"))
+        output = call(q, k, v)
+    assert output.sharding.is_equivalent_to(split, output.ndim)
+    check(clean(case), np.asarray(output), None, "float64")
 
 
 def queries_by_hand(jax: Any, mesh: Any, case: Case) -> None:
