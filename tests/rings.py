@@ -32,10 +32,10 @@ def clean(case: Case) -> Case:
     return case._replace(**{n: np.nan_to_num(getattr(case, n), posinf=0.0) for n in ("query", "key", "value")})
 
 
-def compare(case: Case, found: list[Any]) -> None:
-    """Gradients against those of PyTorch's autograd through the specification; both are off by a bound."""
+def compare(case: Case, found: list[Any], library: Any = TORCH) -> None:
+    """Gradients against those of a library's autograd through the specification; both are off by a bound."""
     cotangent = cotangent_of(case)
-    wanted = gradients(ia_core.indirect_attention, TORCH, case, cotangent)
+    wanted = gradients(ia_core.indirect_attention, library, case, cotangent)
     for mine, reference, bound in zip(found, wanted, bounds(case, cotangent), strict=True):
         assert mine.shape == reference.shape and (np.abs(mine - reference) <= bound).all(), np.abs(mine - reference)
 
@@ -57,7 +57,9 @@ def on_eight_devices() -> None:
         output, lse = ring(*arrays[:3], **arrays.keywords, return_lse=True)
         assert len(output.sharding.device_set) == 8 and output.sharding.shard_shape(output.shape)[-2] == rows // 8
         check(clean(case), np.asarray(output), np.asarray(lse), "float64")
-        compare(case, gradients(ring, LIBRARIES["jax"], case, cotangent_of(case)))
+        # At knots, where many of these offsets lie, JAX takes another derivative than PyTorch.
+        library = LIBRARIES["jax"] if bias in ("table", "linear") else TORCH
+        compare(case, gradients(ring, LIBRARIES["jax"], case, cotangent_of(case)), library)
 
 
 def in_small_parts() -> Any:
