@@ -47,7 +47,7 @@ def synthetic(results: Results) -> str:
         ("Parts of indirect attention, sorting", ("sorting, ablation",), "sorting: indirect"),
         ("Parts of indirect attention, retrieval", ("retrieval, ablation",), "retrieval: indirect"),
         ("Ten times the data", ("sorting, 10 x", "retrieval, 10 x"), ""),
-        ("Rates and embeddings that were tried, on seeds of their own", ("tuning",), ""),
+        ("Rates, embeddings and lengths of training that were tried, on seeds of their own", ("tuning",), ""),
     ):
         names = [name for name in experiment("synthetic").VARIANTS if name.startswith(prefixes)]
         if reference.endswith("indirect"):

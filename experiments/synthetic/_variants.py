@@ -52,7 +52,7 @@ class Options(NamedTuple):
 
 
 # What each model does best with on the seeds of `tuning`: the naive one tells its queries apart by m alone.
-_SORT = Options("sorting", embedding="none", key_positions=False, epochs=40)
+_SORT = Options("sorting", embedding="none", key_positions=False, epochs=60)
 _SORT_NAIVE = _SORT._replace(model="naive", embedding="each")
 _SORT_CROSS = _SORT._replace(model="cross", embedding="each", key_positions=True)
 _SORT_SELF = Options("sorting", self_attention=True, epochs=15)
@@ -145,6 +145,11 @@ VARIANTS: dict[str, Options] = {
             _FIND_RUN,
         )
         for rate in (5e-4, 1e-3, 2e-3)
+    },
+    **{
+        f"tuning, sorting: {base.model} for {epochs} epochs": base._replace(epochs=epochs)
+        for base in (_SORT, _SORT_NAIVE, _SORT_CROSS)
+        for epochs in (40, 60)
     },
     **{
         f"tuning, {base.task}: {base.model} with embedding {embedding}": base._replace(embedding=embedding, epochs=20)
