@@ -57,9 +57,7 @@ def initial(
 
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, kind), made(0))
     # The initialisers draw with NumPy: inside a trace they are called when it runs, once for each element of an axis.
-    found: tuple[MultiHead, OffsetMLP] = jax.pure_callback(
-        made, shapes, jax.random.bits(key), vmap_method="sequential"
-    )
+    found: tuple[MultiHead, OffsetMLP] = jax.pure_callback(made, shapes, jax.random.bits(key), vmap_method="sequential")
     return found
 
 

@@ -67,7 +67,6 @@ class Setting(NamedTuple):
         """Whether the composition does, in a machine of about 16 GiB."""
         return self.n**2 * (self.hidden + self.heads) * (3 if self.gradients else 1) <= MOST_NUMBERS
 
-
     def matrix(self) -> np.ndarray:
         """The bias as a matrix, (H, M, N) in float32, filled a few rows at a time."""
         _, _, _, _, *parts, queries, values = self.arrays()

@@ -156,8 +156,6 @@ def test_the_kernels_of_the_benchmark_compile_for_a_gpu_that_is_not_there() -> N
     assert "forward:" in ended.stdout and "backward_keys:" in ended.stdout and "FAIL" not in ended.stdout
 
 
-
-
 @pytest.mark.parametrize("seed", [pytest.param(seed, marks=interpreted) for seed in range(3)])
 def test_networks_whose_knots_coincide_have_the_gradient_of_the_knot(seed: int, interpreter: None) -> None:
     """Units of either direction on few knots at whole numbers, and some that no offset reaches."""

@@ -44,9 +44,7 @@ def test_every_public_definition_is_listed(module: str) -> None:
     taken = [
         alias.asname or alias.name
         for node in body
-        if isinstance(node, ast.ImportFrom)
-        and node.level == 1
-        and Path(loaded.__file__).name == "__init__.py"
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and Path(loaded.__file__).name == "__init__.py"
         for alias in node.names
     ]
     public = {name for name in [*own, *taken] if not name.startswith("_")}

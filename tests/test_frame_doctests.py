@@ -20,9 +20,7 @@ def modules() -> list[str]:
     names = []
     for folder, root in FOLDERS.items():
         for path in sorted((ROOT / folder).rglob("*.py")):
-            parts = [
-                part for part in path.relative_to(ROOT / folder).with_suffix("").parts if part != "__init__"
-            ]
+            parts = [part for part in path.relative_to(ROOT / folder).with_suffix("").parts if part != "__init__"]
             names.append(".".join([root, *parts]))
     return names
 
@@ -37,9 +35,7 @@ def test_examples_of_the_module(name: str, tmp_path: Path, monkeypatch: pytest.M
         raise
     monkeypatch.chdir(tmp_path)  # an example may write a file
     result = doctest.testmod(module, optionflags=OPTIONS)
-    assert result.failed == 0, (
-        f"{result.failed} of {result.attempted} examples of {name} failed, see the output"
-    )
+    assert result.failed == 0, f"{result.failed} of {result.attempted} examples of {name} failed, see the output"
 
 
 def test_examples_are_found() -> None:

@@ -101,9 +101,7 @@ def imports_of(source: str, path: Path) -> list[Import]:
             found.append(Import(name, node.lineno, in_function, typing_only))
         for field, child in ast.iter_fields(node):
             inside = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-            guarded = (
-                isinstance(node, ast.If) and field == "body" and "TYPE_CHECKING" in ast.unparse(node.test)
-            )
+            guarded = isinstance(node, ast.If) and field == "body" and "TYPE_CHECKING" in ast.unparse(node.test)
             for item in child if isinstance(child, list) else [child]:
                 if isinstance(item, ast.AST):
                     visit(item, in_function or inside, typing_only or guarded)

@@ -69,9 +69,7 @@ IDS = [f"{page.name}:{section}" for page, section in SECTIONS]
 
 
 @pytest.mark.parametrize(("page", "section"), SECTIONS, ids=IDS)
-def test_snippets_of_the_section_run(
-    page: Path, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_snippets_of_the_section_run(page: Path, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     for snippet in python_snippets(page):

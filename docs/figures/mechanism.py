@@ -87,9 +87,7 @@ def heat_map(axes: Axes, data: np.ndarray, colours: str, low: float, high: float
 def tokens(axes: Axes, letter: str, colours: np.ndarray) -> None:
     """A sequence above a map, one token per column, with a line from each token to its column."""
     for j, colour in enumerate(colours):
-        axes.add_patch(
-            plt.Rectangle((j + 0.1, -1.42), 0.8, 0.9, facecolor=colour, edgecolor="none", clip_on=False)
-        )
+        axes.add_patch(plt.Rectangle((j + 0.1, -1.42), 0.8, 0.9, facecolor=colour, edgecolor="none", clip_on=False))
         text = INK if colour @ LUMINANCE > 0.5 else "white"
         axes.text(j + 0.5, -0.97, f"${letter}_{j + 1}$", ha="center", va="center", size=11, color=text)
         axes.plot([j + 0.5] * 2, [-0.47, -0.06], color=FAINT, lw=0.8, clip_on=False)
