@@ -101,7 +101,8 @@ def device() -> str:
 def _about(about: Record) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     machine = about["machine"]
-    where = f"{machine['device']}, {machine['cpus']} processors ({machine['processor']}), Python {machine['python']}"
+    accelerator = "" if machine["device"] == "none" else f"{machine['device']}, "
+    where = f"{accelerator}{machine['cpus']} processors ({machine['processor']}), Python {machine['python']}"
     return f"{about['date'][:10]}, {where}, {versions}, seed {about['seed']}"
 
 
