@@ -18,9 +18,17 @@ def fresh_compiler() -> Iterator[None]:
         dynamo.reset()
 
 
+PRINTING, ERRORS = np.get_printoptions(), np.geterr()
+
+
 @pytest.fixture(autouse=True)
-def printing_as_it_was() -> Iterator[None]:
-    """Bugs of family D change NumPy's print options for good, and a test may judge them in its own process."""
-    usual = np.get_printoptions()
+def numpy_as_it_was() -> Iterator[None]:
+    """Bugs of family D change NumPy's settings for good, and a test or a fixture of a module may judge them here."""
+    _set_numpy()
     yield
-    np.set_printoptions(**usual)
+    _set_numpy()
+
+
+def _set_numpy() -> None:
+    np.set_printoptions(**PRINTING)
+    np.seterr(**ERRORS)
