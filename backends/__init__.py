@@ -73,7 +73,7 @@ def indirect_attention(
             [30.]]])
     """
     if bias is None and mask is None and not return_lse:
-        shortcut = _registry.SHORTCUTS.get(type(query))
+        shortcut = _registry.shortcut(type(query))
         output = None if shortcut is None else shortcut(query, key, value, scale)
         if output is not None:
             return output

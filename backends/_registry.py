@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PATHS",
-    "SHORTCUTS",
     "Explanation",
     "Path",
     "available",
@@ -42,6 +41,7 @@ __all__ = [
     "fastest",
     "load",
     "named",
+    "shortcut",
     "use_backend",
 ]
 
@@ -59,7 +59,7 @@ PATHS = {
     "torch-triton": "torch",
     "torch-triton-rounded": "torch",
     # Likewise, and judged on the CPU alone, where PyTorch computes the same function without a compiler.
-    "torch-flex": "torch",
+    "torch-flex-knots": "torch",
     # Tensors spread over a mesh, which those before it leave alone.
     "torch-mesh": "torch",
     "jax-native": "jax",
@@ -72,9 +72,9 @@ PATHS = {
 }
 
 
-# By the class of the query: what takes a plain call, without bias, mask and lse, if a glance shows that it is in order,
-# and gives None otherwise. The checks of a small call take longer than its attention. A path's module adds its own.
-SHORTCUTS: dict[type, Callable[[Any, Any, Any, float | None], Any]] = {}
+# Classes of arrays whose plain calls have a shortcut, by name: a trace of torch.compile depends on what it reads, so it
+# may not read a table that the import of a path fills.
+_SHORTCUTS = (("torch", "Tensor"), ("torch.nn.parameter", "Parameter"))
 
 
 class Path(NamedTuple):
@@ -260,7 +260,7 @@ def load(name: str) -> Any:
         from . import _torch_triton_rounded
 
         return _torch_triton_rounded
-    if name == "torch-flex":
+    if name == "torch-flex-knots":
         from . import _torch_flex
 
         return _torch_flex
@@ -293,6 +293,19 @@ def load(name: str) -> Any:
 
         return _cubed
     return _attention
+
+
+def shortcut(kind: type) -> Callable[[Any, Any, Any, float | None], Any] | None:
+    """What takes plain calls (no bias, mask and lse) of queries of a class.
+
+    It gives the output if a glance shows that the call is in order, and None otherwise: the checks of a small call
+    take longer than its attention.
+    """
+    if (kind.__module__, kind.__name__) not in _SHORTCUTS:
+        return None
+    from ._torch import plain
+
+    return plain
 
 
 def asked_for() -> bool:

@@ -19,7 +19,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from .._attention import dense_bias, prepare
 from .._checks import Call
 from .._position_bias import PositionBias
-from ._registry import SHORTCUTS, asked_for, forced_in_context
+from ._registry import asked_for, forced_in_context
 from ._tiled import slab, tiles
 
 __all__ = [
@@ -117,7 +117,6 @@ def plain(query: Any, key: Any, value: Any, scale: float | None) -> Any:
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
-SHORTCUTS.update(dict.fromkeys(_PLAIN, plain))
 
 
 def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -> tuple[Any, None]:

@@ -12,7 +12,7 @@ plain       scaled_dot_product_attention without a bias: the yardstick
 matrix      the same with the bias as a matrix, which was computed before, where it fits
 strict      ``torch-triton``
 rounded     ``torch-triton-rounded``
-flex        ``torch-flex``; "flex, no bias" is compiled flex_attention alone
+flex        ``torch-flex-knots``; "flex, no bias" is compiled flex_attention alone
 ==========  ===========================================================================================
 
 Gradients are those of query, key, value, the network and the positions of the queries. Four times of each contender:
@@ -115,7 +115,7 @@ def contenders(one: Comparison) -> dict[str, Call]:
         matrix.requires_grad_(one.gradients)
         found["matrix"] = call(lambda: attention(q, k, v, attn_mask=matrix), matrix)
     if one.hidden == 64:
-        found |= {"flex": ours("torch-flex")} | _flex((q, k, v), call)
+        found |= {"flex": ours("torch-flex-knots")} | _flex((q, k, v), call)
     return found
 
 

@@ -1,4 +1,4 @@
-"""``torch-flex`` on the CPU with gradients and the lse, which compiled ``flex_attention`` does not have there.
+"""``torch-flex-knots`` on the CPU with gradients and the lse, which compiled ``flex_attention`` does not have there.
 
 The score functions, and what PyTorch derives from them, are those of a GPU; the products and sums around them are
 PyTorch's own definition of the operator by plain operations, which holds the scores as a matrix.

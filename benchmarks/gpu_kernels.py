@@ -6,7 +6,7 @@
 Calls that a kernel declines (float64 where Pallas does not interpret it, a BoxMLP, for Triton the gradient of a bias
 that is a matrix) take the path that serves then, and are judged on it. An interpreter takes seconds for calls of some
 hundred keys, Pallas's also for each new shape, so few cases are tried in it.
-Without a GPU ``torch_flex`` is its score functions within PyTorch's plain definition of ``flex_attention``.
+Without a GPU ``torch_flex_knots`` is its score functions within PyTorch's plain definition of ``flex_attention``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROUNDED = "the weights are rounded to a half before they meet the values, as the
 
 def on(path: str, *arrays: Any, **keywords: Any) -> Any:
     """A call on a path, or on another one if this declines it."""
-    on_cpu = path == "torch-flex" and not CUDA
+    on_cpu = path == "torch-flex-knots" and not CUDA
     plainly = flex_on_cpu.by_plain_operations() if on_cpu else contextlib.nullcontext()
     try:
         with use_backend(path), plainly:
@@ -65,4 +65,4 @@ jax_pallas = _target(
     dtypes=("float32", "float64", "bfloat16", "float16"),
     supports=CLAIMS | {"compile", "vmap", "linear_memory"},
 )
-torch_flex = _target("torch-flex")
+torch_flex_knots = _target("torch-flex-knots")

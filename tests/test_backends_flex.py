@@ -1,4 +1,4 @@
-"""torch-flex: flex_attention with the bias as its score function, judged where there is no GPU."""
+"""torch-flex-knots: flex_attention with the bias as its score function, judged where there is no GPU."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_values_and_gradients_are_those_of_the_reference(kind: str, masked: bool
     if masked:
         mask = torch.as_tensor(random.random((B, 1, M, N)) < 0.6)
         mask[:, :, 0] = False
-    with use_backend("torch-flex"):
+    with use_backend("torch-flex-knots"):
         found = results(indirect_attention, arrays, bias, mask)
     true = results(ia_core.indirect_attention, [a.detach().double().requires_grad_() for a in arrays], wide(bias), mask)
     for got, want in zip(found, true, strict=True):
@@ -113,7 +113,7 @@ def test_offsets_on_knots_have_the_gradient_of_the_knot(kind: str, plainly: None
     f = mlp if kind == "mlp" else OffsetTable(values)
     value = torch.linspace(0, 1, 12).reshape(1, 6, 2)
     found = []
-    for path in ("torch-flex", "reference"):
+    for path in ("torch-flex-knots", "reference"):
         with use_backend(path):
             output = indirect_attention(q, q, value, bias=PositionBias(f, places, places.detach()))
         found.append(torch.autograd.grad((output * value).sum(), [*f, places]))
@@ -129,7 +129,7 @@ def test_positions_behind_a_mask_may_be_anything(plainly: None) -> None:
     mask[-2:] = False
     wild = bias.value_positions.clone()
     wild[-2], wild[-1] = torch.nan, torch.inf
-    with use_backend("torch-flex"):
+    with use_backend("torch-flex-knots"):
         want = results(indirect_attention, arrays, bias, mask)
         got = results(indirect_attention, arrays, bias._replace(value_positions=wild), mask)
     assert all(torch.equal(one, other) for one, other in zip(got, want, strict=True))
@@ -138,7 +138,7 @@ def test_positions_behind_a_mask_may_be_anything(plainly: None) -> None:
 def test_infinite_offsets_have_the_bias_of_the_ends(plainly: None) -> None:
     q = torch.ones(1, 1, 2)
     bias = PositionBias(OffsetTable(torch.tensor([[3.0, -1.0, 2.0]])), torch.zeros(1), torch.tensor([-torch.inf, 0.0]))
-    with use_backend("torch-flex"):
+    with use_backend("torch-flex-knots"):
         got = indirect_attention(q, q.expand(1, 2, 2), torch.eye(2)[None], bias=bias)
     assert (got - torch.softmax(torch.tensor([[[3.0, -1.0]]]), -1)).abs().max() <= 1e-6
 
@@ -152,17 +152,17 @@ def test_what_it_declines_on_the_cpu() -> None:
         "flex_attention does not take empty axes": ([q, q[:, :0], q[:, :0]], {}),
     }
     for reason, (arrays, keywords) in reasons.items():
-        with use_backend("torch-flex"), pytest.raises(ValueError, match="IA-X-23") as caught:
+        with use_backend("torch-flex-knots"), pytest.raises(ValueError, match="IA-X-23") as caught:
             indirect_attention(*arrays, **keywords)
         assert reason in str(caught.value)
 
 
 def test_it_is_for_those_who_ask() -> None:
     names = [path.name for path in available()]
-    assert names.index("torch-tiled") < names.index("torch-flex")
+    assert names.index("torch-tiled") < names.index("torch-flex-knots")
     q = torch.ones(1, 2, 4)
-    with use_backend("torch-flex"):
-        assert explain(q, q, q).path == "torch-flex"
+    with use_backend("torch-flex-knots"):
+        assert explain(q, q, q).path == "torch-flex-knots"
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_compiled_for_the_cpu_it_is_the_reference(kind: str) -> None:
     mask = torch.as_tensor(random.random((B, 1, M, N)) < 0.6)
     mask[:, :, 0] = False
     bias = bias_of(kind, random)
-    with use_backend("torch-flex"), torch.no_grad():
+    with use_backend("torch-flex-knots"), torch.no_grad():
         got = indirect_attention(*arrays, bias=bias, mask=mask)
     want = ia_core.indirect_attention(*(array.double() for array in arrays), bias=wide(bias), mask=mask)
     # Six weights of a row, whose scores have a few roundings each.
