@@ -18,6 +18,7 @@ __all__ = [
     "device_of",
     "dtype_name",
     "library_of",
+    "move_axis",
     "namespace_of",
     "widen",
     "widest",
@@ -64,6 +65,18 @@ def widest(xp: Namespace) -> Any:
 def widen(array: Array) -> Array:
     """An array in its working dtype."""
     return array_namespace(array).astype(array, working_dtype(array), copy=False)
+
+
+def move_axis(array: Array, source: int, destination: int) -> Array:
+    """The standard's ``moveaxis``, for which ``torch.func.vmap`` (PyTorch 2.13) has no rule.
+
+    >>> import numpy as np
+    >>> move_axis(np.ones((2, 3, 4)), -1, -3).shape
+    (4, 2, 3)
+    """
+    axes = list(range(array.ndim))
+    axes.insert(destination % array.ndim, axes.pop(source % array.ndim))
+    return array_namespace(array).permute_dims(array, tuple(axes))
 
 
 def namespace_of(**arrays: Array) -> Namespace:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._arrays import Array, array_namespace, check_floating, dtype_name, namespace_of, widen, working_dtype
+from ._arrays import Array, array_namespace, check_floating, dtype_name, move_axis, namespace_of, widen, working_dtype
 from ._positions import BoxOffsets, Grid, box_offsets, offsets
 from ._queries import take_rows
 
@@ -61,10 +61,10 @@ class OffsetMLP(NamedTuple):
 
     def __call__(self, relative: Real[Array, "... M N"]) -> Float[Array, "... H M N"]:
         """Evaluate f at every relative position."""
-        xp = self.check()
+        self.check()
         t = as_float(relative, self.dtype)
         bias = two_layers(t[..., None], widen(self.w1)[None, :], widen(self.b1), widen(self.w2), widen(self.b2))
-        return xp.moveaxis(bias, -1, -3)  # (..., M, N, H) to (..., H, M, N)
+        return move_axis(bias, -1, -3)  # (..., M, N, H) to (..., H, M, N)
 
     def offsets(self, query_positions: Array, value_positions: Array) -> Array:
         """P_ij = value position j - query position i."""
@@ -126,10 +126,10 @@ class EdgeMLP(NamedTuple):
 
     def __call__(self, edges: Real[Array, "... M L 2"]) -> Float[Array, "... H M L"]:
         """Evaluate on the offsets of both edges from each of L lines."""
-        xp = self.check()
+        self.check()
         t = as_float(edges, self.dtype)
         bias = two_layers(t, widen(self.w1), widen(self.b1), widen(self.w2), widen(self.b2))
-        return xp.moveaxis(bias, -1, -3)  # (..., M, L, H) to (..., H, M, L)
+        return move_axis(bias, -1, -3)  # (..., M, L, H) to (..., H, M, L)
 
     @property
     def dtype(self) -> Any:
@@ -365,4 +365,4 @@ def as_float(relative: Array, dtype: Any) -> Array:
 
 def _look_up(xp: Any, values: Array, t: Array) -> Array:
     """Columns t (..., M, N) of values (H, columns), as (..., H, M, N)."""
-    return xp.moveaxis(take_rows(xp.matrix_transpose(values), xp.astype(t, xp.int64)), -1, -3)
+    return move_axis(take_rows(xp.matrix_transpose(values), xp.astype(t, xp.int64)), -1, -3)

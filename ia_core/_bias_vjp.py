@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._arrays import Array, array_namespace, dtype_name, widen
+from ._arrays import Array, array_namespace, dtype_name, move_axis, widen
 from ._bias import BoxMLP, EdgeMLP, LinearOffset, OffsetMLP, relu
 from ._position_bias import PositionBias
 from ._positions import is_integer
@@ -76,7 +76,7 @@ def _two_layers_vjp(f: OffsetMLP | EdgeMLP, t: Array, w1: Array, cotangent: Arra
 def _offset_mlp_vjp(f: OffsetMLP, relative: Array, cotangent: Array) -> tuple[OffsetMLP, Array]:
     xp = array_namespace(relative)
     t = xp.astype(relative, f.dtype, copy=False)[..., None]  # (..., M, N, 1)
-    df, dt = _two_layers_vjp(f, t, widen(f.w1)[None, :], xp.moveaxis(cotangent, -3, -1))
+    df, dt = _two_layers_vjp(f, t, widen(f.w1)[None, :], move_axis(cotangent, -3, -1))
     return df, dt[..., 0]
 
 
@@ -98,7 +98,7 @@ def _box_vjp(bias: PositionBias, relative: Any, cotangent: Array) -> PositionBia
     for axis, summed in (("x", -2), ("y", -1)):
         edge = getattr(f, axis)
         t = xp.astype(getattr(relative, axis), f.dtype, copy=False)  # (..., M, L, 2)
-        lines = xp.moveaxis(xp.sum(by_pixel, axis=summed), -3, -1)  # (..., M, L, H)
+        lines = move_axis(xp.sum(by_pixel, axis=summed), -3, -1)  # (..., M, L, H)
         sides[axis] = _two_layers_vjp(edge, t, widen(edge.w1), lines)
     (fx, dx), (fy, dy) = sides["x"], sides["y"]
     to_x, to_y = xp.sum(dx, axis=-2), xp.sum(dy, axis=-2)  # (..., M, 2)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._arrays import Array, array_namespace, namespace_of, widen
+from ._arrays import Array, array_namespace, move_axis, namespace_of, widen
 from ._attention import indirect_attention
 from ._layers import Linear, affine, check_linear
 from ._position_bias import PositionBias
@@ -140,14 +140,14 @@ def _query_heads(params: MultiHead, queries: Array) -> Array:
 
 def _heads_first(x: Array) -> Array:
     """(..., M, H, D) to (..., H, M, D)."""
-    return array_namespace(x).moveaxis(x, -2, -3)
+    return move_axis(x, -2, -3)
 
 
 def _join_heads(params: MultiHead, output: Array) -> Array:
     """(..., H, M, Dv) to (..., M, d_out)."""
     xp = array_namespace(output)
     *batch, H, M, Dv = output.shape
-    joined = xp.reshape(xp.moveaxis(output, -3, -2), (*batch, M, H * Dv))
+    joined = xp.reshape(move_axis(output, -3, -2), (*batch, M, H * Dv))
     if params.output is None:
         return joined
     weight = xp.reshape(params.output.weight, (H * Dv, params.output.weight.shape[-1]))

@@ -21,7 +21,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ._arrays import Array, array_namespace, check_floating, device, dtype_name, namespace_of, widest, working_dtype
+from ._arrays import (
+    Array,
+    array_namespace,
+    check_floating,
+    device,
+    dtype_name,
+    move_axis,
+    namespace_of,
+    widest,
+    working_dtype,
+)
 from ._bias import BoxMLP, LinearOffset, OffsetMLP, OffsetTable, as_float
 from ._positions import offsets
 from ._queries import take_rows
@@ -192,7 +202,7 @@ class PiecewiseLinear(NamedTuple):
         cell = self.cells(t)
         t = xp.astype(t, self.slopes.dtype, copy=False)[..., None]
         bias = take_rows(self.slopes, cell) * t + take_rows(self.intercepts, cell)  # (..., M, N, H)
-        return xp.astype(xp.moveaxis(bias, -1, -3), self.dtype, copy=False)
+        return xp.astype(move_axis(bias, -1, -3), self.dtype, copy=False)
 
     def cells(self, t: Float[Array, "..."]) -> Array:
         """The cell, 0 to 2 K, of every number."""

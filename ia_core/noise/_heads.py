@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .._arrays import Array, device, namespace_of
+from .._arrays import Array, device, move_axis, namespace_of
 from ._inputs import Given, check_choice, check_level, check_weights, given, quotient, squared, width_of
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def head_overlaps(weights: Float[Array, "... H M N"]) -> Float[Array, "... M H H
     if weights.ndim < 3:
         raise ValueError(f"`weights` must have the axes (..., H, M, N); got shape {tuple(weights.shape)} [IA-X-35]")
     xp = namespace_of(weights=weights)
-    by_row = xp.moveaxis(wide, -3, -2)  # (..., M, H, N)
+    by_row = move_axis(wide, -3, -2)  # (..., M, H, N)
     return xp.matmul(by_row, xp.matrix_transpose(by_row))
 
 

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from .. import noise as theory
-from .._arrays import Array, Namespace, namespace_of
+from .._arrays import Array, Namespace, move_axis, namespace_of
 from ..noise._inputs import check_number, check_weights
 from ._draws import Normal, Pairs, Sampler, energy, fingerprint, pick, width
 
@@ -101,7 +101,7 @@ def _output(xp: Namespace, x: Array, weights: Array, value_projection: Any, outp
     count, N, _ = v.shape
     v = xp.permute_dims(xp.reshape(v, (count, N, H, -1)), (0, 2, 1, 3))  # (count, H, N, dh)
     v = xp.reshape(v, (count, *(1 for _ in weights.shape[:-3]), *v.shape[1:]))
-    together = xp.moveaxis(xp.matmul(weights, v), -3, -2)  # (count, ..., M, H, dh)
+    together = move_axis(xp.matmul(weights, v), -3, -2)  # (count, ..., M, H, dh)
     together = xp.reshape(together, (*together.shape[:-2], -1))  # (count, ..., M, H dh)
     return together if output_projection is None else xp.matmul(together, output_projection)
 
