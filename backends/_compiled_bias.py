@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._arrays import array_namespace, dtype_name
 from .._bias import LinearOffset, OffsetMLP, OffsetTable
 from .._piecewise import PiecewiseLinear
 from .._position_bias import PositionBias
+from .._positions import is_integer
 
-__all__ = ["has_lines", "lines_of", "network_as_lines"]
+__all__ = ["has_lines", "lines_of", "network_as_lines", "positions_near_zero"]
 
 _COMPILERS: dict[type, Any] = {
     OffsetMLP: PiecewiseLinear.from_mlp,
@@ -27,6 +29,26 @@ def lines_of(bias: PositionBias) -> PiecewiseLinear:
     """The same function, compiled."""
     compiled: PiecewiseLinear = _COMPILERS[type(bias.f)](bias.f)
     return compiled
+
+
+def positions_near_zero(bias: PositionBias) -> list[Any]:
+    """Positions of queries and values; whole ones counted from the first value.
+
+    Offsets of whole numbers are exact however far from 0 these are, and no float holds all of them.
+
+    >>> import numpy as np
+    >>> bias = PositionBias(LinearOffset(np.ones(1)), np.asarray([2**60 + 1]), 2**60 + np.arange(3))
+    >>> positions_near_zero(bias)
+    [array([1]), array([0, 1, 2])]
+    """
+    places = [bias.query_positions, bias.value_positions]
+    if not all(is_integer(at) for at in places) or places[1].shape[-1] == 0:
+        return places
+    if any(dtype_name(at.dtype) != "int64" for at in places):  # differences of short ones would wrap around
+        xp = array_namespace(places[1])
+        kinds = xp.__array_namespace_info__().dtypes(kind="signed integer")
+        places = [xp.astype(at, kinds.get("int64", kinds["int32"])) for at in places]  # JAX may have no int64
+    return [at - places[1][..., :1] for at in places]
 
 
 def network_as_lines(bias: Any, least: int = 0) -> Any:

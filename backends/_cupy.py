@@ -11,7 +11,7 @@ import cupy
 
 from .._attention import dense_bias, prepare
 from .._checks import Call
-from ._compiled_bias import has_lines, lines_of
+from ._compiled_bias import has_lines, lines_of, positions_near_zero
 from ._tiled import rows_within, slab, tiles
 
 __all__ = ["attend", "declines"]
@@ -61,7 +61,7 @@ def _lines(call: Call, bias: Any) -> list[Any]:
     f = lines_of(bias)
     tables = [cupy.broadcast_to(table, (table.shape[0], call.H)).T for table in f[1:]]
     places = []
-    for positions in (bias.query_positions, bias.value_positions):
+    for positions in positions_near_zero(bias):
         in_batch = cupy.broadcast_to(positions, (*call.batch, positions.shape[-1]))
         places.append(in_batch.reshape(math.prod(call.batch), -1))
     # astype alone keeps the order of strides, and a broadcast array has none.

@@ -20,7 +20,7 @@ from .._attention import prepare
 from .._checks import Call, check_call
 from .._position_bias import PositionBias
 from . import _native
-from ._compiled_bias import has_lines, lines_of
+from ._compiled_bias import has_lines, lines_of, positions_near_zero
 from ._jax_traces import four_axes, platforms_of, why_no_derivative, why_not_one_device
 
 __all__ = ["attend", "declines"]
@@ -91,9 +91,8 @@ def _lines(call: Call, bias: Any) -> _Lines | None:
     g = lines_of(bias)
     shape = (call.H, 2 * g.knots.shape[0] + 1)
     tables = [jnp.broadcast_to(table.T, shape) for table in (g.slopes, g.intercepts)]
-    places, given = [], (bias.query_positions, bias.value_positions)
-    at: Any
-    for at in given:
+    places = []
+    for at in positions_near_zero(bias):
         if jnp.issubdtype(at.dtype, jnp.floating):
             at = widen(at)
         elif at.dtype not in (jnp.int32, jnp.int64):

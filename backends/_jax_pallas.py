@@ -21,7 +21,7 @@ from .._bias import LinearOffset, OffsetMLP
 from .._checks import Call, check_call
 from .._piecewise import PiecewiseLinear
 from .._position_bias import PositionBias
-from ._compiled_bias import has_lines, lines_of
+from ._compiled_bias import has_lines, lines_of, positions_near_zero
 from ._jax_traces import four_axes, platforms_of, why_no_derivative, why_not_one_device
 from ._pallas_plan import Lines, Over, Plan, Rows, on_platform
 
@@ -135,13 +135,8 @@ def _lines(call: Call, bias: Any, work: Any) -> Lines | None:
         tables = [table[first] for table in tables]
     shape = (call.H, 2 * g.knots.shape[0] + 1)
     slopes, intercepts = (jnp.broadcast_to(table.T, shape).astype(work) for table in tables)
-    places: list[Any] = [bias.query_positions, bias.value_positions]
-    if not any(jnp.issubdtype(at.dtype, jnp.floating) for at in places):
-        # Offsets of whole numbers are exact, however far from 0 these are.
-        whole = [at.astype(jax.dtypes.canonicalize_dtype(jnp.int64)) for at in places]
-        places = [at - whole[1][..., :1] for at in whole]
     own = []
-    for at in places:
+    for at in positions_near_zero(bias):
         at = at.astype(work)
         if math.prod(at.shape[:-1]) != 1:
             at = jnp.broadcast_to(at, (*call.batch, at.shape[-1]))

@@ -16,7 +16,7 @@ from .._checks import Call
 from .._position_bias import PositionBias
 from .._positions import is_integer
 from . import _native, _numpy
-from ._compiled_bias import has_lines, lines_of
+from ._compiled_bias import has_lines, lines_of, positions_near_zero
 from ._numpy import LEAST_ROWS, SCORES_PER_TILE
 from ._tiled import rows_within, slab, tiles
 
@@ -74,7 +74,7 @@ def _lines(call: Call, bias: Any) -> list[Any] | None:
     tables = [numpy.broadcast_to(table.T, shape) for table in (g.slopes, g.intercepts)]
     places = [
         numpy.broadcast_to(at, (*call.batch, at.shape[-1])).reshape(math.prod(call.batch), at.shape[-1])
-        for at in (bias.query_positions, bias.value_positions)
+        for at in positions_near_zero(bias)
     ]
     return [numpy.require(array, numpy.float64, ["C", "A"]) for array in (g.knots, *tables, *places)]
 

@@ -27,6 +27,7 @@ __all__ = [
     "declines",
     "forced_in_trace",
     "has_own_rules",
+    "map_one_by_one",
     "own_precision",
     "plain",
     "same_width",
@@ -77,6 +78,25 @@ def has_own_rules(arrays: dict[str, Any]) -> str | None:
         if type(array).__torch_function__ not in plain or getattr(array, "device_mesh", None) is not None:
             return f"`{name}` is a {type(array).__name__}, which may compute in its own way"
     return None
+
+
+def map_one_by_one(operator: Any) -> None:
+    """Let ``torch.func.vmap`` map an operator that gives a tuple, one element after another.
+
+    Gradients are mapped over cotangents outside of any transform of the call. The older vmap, that of
+    ``is_grads_batched=True``, does the same to every operator that gives tensors alone, and to none that gives a list.
+    """
+
+    def mapped(info: Any, axes: Any, *arguments: Any) -> Any:
+        def element(n: int) -> Any:
+            pairs = zip(arguments, axes, strict=True)
+            return operator(*(given if axis is None else given.select(axis, n) for given, axis in pairs))
+
+        found = zip(*(element(n) for n in range(info.batch_size)), strict=True)
+        stacked = tuple(torch.stack(parts) for parts in found)
+        return stacked, (0,) * len(stacked)
+
+    operator.register_vmap(mapped)
 
 
 def own_precision(array: Any) -> AbstractContextManager[Any]:

@@ -30,7 +30,7 @@ from .._checks import Call
 from . import _torch
 from ._compiled_bias import has_lines
 from ._tiled import tiles
-from ._torch_native import lines_in_batch, over_scores
+from ._torch_native import Gradients, lines_in_batch, over_scores
 
 __all__ = ["attend", "declines"]
 
@@ -196,7 +196,7 @@ def _backward(
     output: Tensor,
     cotangent: Tensor,
     values_move: bool,
-) -> list[Tensor]:
+) -> Gradients:
     """Gradients of query, key and value, of values and slopes, of the positions; those of the values if they move."""
     (B, H), Hk = query.shape[:2], key.shape[1]
     found = [torch.zeros_like(array, memory_format=torch.contiguous_format) for array in (query, key, value)]
@@ -219,16 +219,16 @@ def _backward(
         found[1][tile.b].index_add_(0, shared, scale * (d_scores.mT @ q))
         found[2][tile.b].index_add_(0, shared, d_value)
         _of_lines(tile, d_scores, slopes, tables, moved)
-    return [*found, *tables, *moved]
+    return found[0], found[1], found[2], tables[0], tables[1], moved[0], moved[1]
 
 
 @_backward.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> list[Tensor]:
+def _(query: Tensor, key: Tensor, value: Tensor, *others: Any) -> tuple[Tensor, ...]:
     _, _, values, slopes, *places = others[:6]
     moved = places[1] if others[-1] else places[1][:, :0]
     found = [torch.empty_like(array, memory_format=torch.contiguous_format) for array in (query, key, value)]
     found += [torch.empty_like(table, dtype=torch.float64) for table in (values, slopes)]
-    return [*found, *(torch.empty_like(at, memory_format=torch.contiguous_format) for at in (places[0], moved))]
+    return *found, *(torch.empty_like(at, memory_format=torch.contiguous_format) for at in (places[0], moved))
 
 
 def _of_lines(tile: _Tile, d_scores: Tensor, slopes: Tensor, tables: list[Tensor], moved: list[Tensor]) -> None:
@@ -259,4 +259,5 @@ def _differentiate(ctx: Any, cotangent: Any) -> Any:
     return (*found[:3], None, None, d_values, d_slopes, *d_places, None, None)
 
 
+_torch.map_one_by_one(_backward)
 _forward.register_autograd(_differentiate, setup_context=_keep)

@@ -19,11 +19,12 @@ from .._checks import Call
 from .._position_bias import PositionBias
 from .._positions import is_integer
 from . import _native, _torch
-from ._compiled_bias import has_lines, lines_of
+from ._compiled_bias import has_lines, lines_of, positions_near_zero
 
-__all__ = ["attend", "declines", "lines_in_batch", "over_leading", "over_scores"]
+__all__ = ["Gradients", "attend", "declines", "lines_in_batch", "over_leading", "over_scores"]
 
 Maybe: TypeAlias = Tensor | None
+Gradients: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None:
@@ -76,7 +77,7 @@ def lines_in_batch(call: Call, bias: PositionBias) -> list[Any]:
     g = lines_of(bias)
     shape = (call.H, 2 * g.knots.shape[0] + 1)
     tables = [table.to(torch.float64).mT.expand(shape) for table in (g.slopes, g.intercepts)]
-    places = [_in_batch(call, at) for at in (bias.query_positions, bias.value_positions)]
+    places = [_in_batch(call, at) for at in positions_near_zero(bias)]
     return [g.knots.detach().to(torch.float64), *tables, *places]
 
 
@@ -150,8 +151,8 @@ def _backward(
     cotangent: Tensor,
     lse_cotangent: Tensor,
     values_move: bool,
-) -> list[Tensor]:
-    """Gradients of query, key and value, and of slopes, intercepts and both positions if there are any."""
+) -> Gradients:
+    """Gradients of query, key and value, and of slopes, intercepts and both positions: empty if there are none."""
     lines = [knots, slopes, intercepts, query_positions, value_positions]
     call, held = _described(query, key, value, lines, bias, mask, scale, whole)
     cotangents = [cotangent.contiguous(), lse_cotangent.contiguous()]
@@ -159,7 +160,7 @@ def _backward(
     call.cotangent, call.lse_cotangent = (array.data_ptr() for array in cotangents)
     found = _empty_gradients(query, key, value, slopes, values_move)
     names = ("d_query", "d_key", "d_value", "d_slopes", "d_intercepts", "d_query_positions", "d_value_positions")
-    for name, gradient in zip(names, found, strict=False):
+    for name, gradient in zip(names, found, strict=True):
         setattr(call, name, gradient.data_ptr() if gradient.numel() else None)
     _native.call_native(call, _precision(query), backward=True)
     del held
@@ -167,7 +168,7 @@ def _backward(
 
 
 @_backward.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, knots: Maybe, slopes: Maybe, *others: Any) -> list[Tensor]:
+def _(query: Tensor, key: Tensor, value: Tensor, knots: Maybe, slopes: Maybe, *others: Any) -> Gradients:
     return _empty_gradients(query, key, value, slopes, values_move=others[-1])
 
 
@@ -189,13 +190,14 @@ def _differentiate(ctx: Any, cotangent: Any, lse_cotangent: Any, *_: Any) -> Any
         for to in found[1:3]
     )
     lines: list[Any] = [None] * 5
-    if len(found) > 3:
+    if arrays[4] is not None:
         d_slopes, d_intercepts, d_queries, d_values = found[3:]
         of_values = d_values.sum(1) if d_values.numel() else None
         lines = [None, d_slopes.sum(0), d_intercepts.sum(0), d_queries.sum(1), of_values]
     return (found[0], d_key, d_value, *lines, None, None, None, None)
 
 
+_torch.map_one_by_one(_backward)
 _forward.register_autograd(_differentiate, setup_context=_keep)
 
 
@@ -209,14 +211,16 @@ def _empty_results(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor
     return query.new_empty((*shape, value.shape[-1])), rows[0], rows[1], rows[2]
 
 
-def _empty_gradients(query: Tensor, key: Tensor, value: Tensor, slopes: Maybe, values_move: bool) -> list[Tensor]:
+def _empty_gradients(query: Tensor, key: Tensor, value: Tensor, slopes: Maybe, values_move: bool) -> Gradients:
     B, H, M, D = query.shape
     N, Dv = key.shape[-2], value.shape[-1]
-    found = [query.new_zeros((B, H, M, D)), query.new_zeros((B, H, N, D)), query.new_zeros((B, H, N, Dv))]
-    if slopes is not None:
-        lengths = (slopes.shape[-1], slopes.shape[-1], M, N if values_move else 0)
-        found += [query.new_zeros((B, H, length), dtype=torch.float64) for length in lengths]
-    return found
+    d_query, d_key, d_value = (query.new_zeros((B, H, *shape)) for shape in ((M, D), (N, D), (N, Dv)))
+    cells = 0 if slopes is None else slopes.shape[-1]
+    lengths = (cells, cells, 0 if slopes is None else M, N if values_move else 0)
+    d_slopes, d_intercepts, d_queries, d_values = (
+        query.new_zeros((B, H, length), dtype=torch.float64) for length in lengths
+    )
+    return d_query, d_key, d_value, d_slopes, d_intercepts, d_queries, d_values
 
 
 def _described(

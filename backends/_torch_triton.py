@@ -22,7 +22,7 @@ from .._bias import OffsetMLP
 from .._checks import Call
 from .._position_bias import PositionBias
 from . import _torch
-from ._compiled_bias import has_lines, lines_of
+from ._compiled_bias import has_lines, lines_of, positions_near_zero
 from ._torch_native import over_scores
 from ._torch_triton_lines import lines_of_network
 
@@ -120,14 +120,8 @@ def _lines_in_batch(call: Call, bias: PositionBias) -> list[Any]:
 
 def positions_in_batch(call: Call, bias: PositionBias) -> list[Tensor]:
     """Positions (B, M) and (B, N) in float32."""
-    queries: Any = bias.query_positions
-    values: Any = bias.value_positions
-    if not queries.is_floating_point() and not values.is_floating_point() and values.shape[-1]:
-        # Offsets of whole numbers are exact, however far from 0 these are.
-        origin = values[..., :1]
-        queries, values = queries - origin, values - origin
     places = []
-    for at in (queries, values):
+    for at in positions_near_zero(bias):
         at = widen(at) if at.is_floating_point() else at.to(torch.float32)
         places.append(at.expand(*call.batch, at.shape[-1]).reshape(math.prod(call.batch), at.shape[-1]))
     return places

@@ -181,11 +181,12 @@ def test_what_it_declines() -> None:
     assert why == {"jax-native": "it does not give the gradient of a bias that is a matrix"}
 
 
-def test_whole_positions_beyond_the_reach_of_float32() -> None:
+@pytest.mark.parametrize(("double", "far"), [(False, 2**30), (True, 2**60)])
+def test_whole_positions_beyond_the_reach_of_floats(double: bool, far: int) -> None:
     """Without float64 in JAX: whole numbers go to the kernel as they are."""
-    with jax.enable_x64(False):
+    with jax.enable_x64(double):
         rows = [jnp.ones((1, n, 4)).at[0, :, 0].set(jnp.arange(n) / 8) for n in (4, 6, 6)]
-        f, far = LinearOffset(jnp.ones(1)), 2**30
+        f = LinearOffset(jnp.ones(1))
         near, other = (PositionBias(f, jnp.arange(4) + at, jnp.arange(6) + at) for at in (0, far))
         assert jnp.array_equal(indirect_attention(*rows, bias=near), indirect_attention(*rows, bias=other))
 

@@ -178,14 +178,28 @@ def test_value_positions_in_any_order(path: str) -> None:
 
 
 @filled
-def test_whole_positions_far_from_the_origin(path: str) -> None:
-    """Beyond 2^24 float32 cannot count; offsets can be counted all the same."""
+@pytest.mark.parametrize("far", [2**40, 2**60])
+def test_whole_positions_far_from_the_origin(path: str, far: int) -> None:
+    """Beyond 2^24 float32 cannot count, beyond 2^53 no float; offsets can be counted all the same."""
     arrays, leaves = call_of(20, 300, dtype=torch.float32)
     f = OffsetMLP(*leaves[:4])
     near = PositionBias(f, torch.arange(20), torch.arange(300))
-    far = PositionBias(f, torch.arange(20) + 2**40, torch.arange(300) + 2**40)
+    moved = PositionBias(f, torch.arange(20) + far, torch.arange(300) + far)
     with use_backend(path):
-        assert torch.equal(indirect_attention(*arrays, bias=near), indirect_attention(*arrays, bias=far))
+        assert torch.equal(indirect_attention(*arrays, bias=near), indirect_attention(*arrays, bias=moved))
+
+
+@needs_native
+def test_times_in_nanoseconds_are_whole_positions_of_numpy() -> None:
+    arrays, leaves = call_of(20, 300)
+    query, key, value, *parameters = (array.detach().numpy() for array in (*arrays, *leaves[:4]))
+    start = 1_700_000_000 * 10**9 + np.asarray([[0], [1]])  # with a leading axis that the query does not have elsewhere
+    near, moved = (
+        PositionBias(OffsetMLP(*parameters), np.arange(20) + at, np.arange(300) + at) for at in (0 * start, start)
+    )
+    given = [np.concatenate([array, array]) for array in (query, key, value)]
+    assert explain(*given, bias=moved).path == "numpy-native"
+    np.testing.assert_array_equal(indirect_attention(*given, bias=near), indirect_attention(*given, bias=moved))
 
 
 @filled
