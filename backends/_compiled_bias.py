@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._arrays import array_namespace, dtype_name
+from .._arrays import array_namespace, dtype_name, widest_integer
 from .._bias import LinearOffset, OffsetMLP, OffsetTable
 from .._piecewise import PiecewiseLinear
 from .._position_bias import PositionBias
@@ -46,8 +46,7 @@ def positions_near_zero(bias: PositionBias) -> list[Any]:
         return places
     if any(dtype_name(at.dtype) != "int64" for at in places):  # differences of short ones would wrap around
         xp = array_namespace(places[1])
-        kinds = xp.__array_namespace_info__().dtypes(kind="signed integer")
-        places = [xp.astype(at, kinds.get("int64", kinds["int32"])) for at in places]  # JAX may have no int64
+        places = [xp.astype(at, widest_integer(xp)) for at in places]
     return [at - places[1][..., :1] for at in places]
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "namespace_of",
     "widen",
     "widest",
+    "widest_integer",
     "working_dtype",
 ]
 
@@ -62,6 +63,17 @@ def widest(xp: Namespace) -> Any:
     return floats.get("float64", floats["float32"])
 
 
+def widest_integer(xp: Namespace) -> Any:
+    """int64, or int32 where the library has no other, as JAX has not unless it is told to.
+
+    >>> import array_api_compat.numpy as xp
+    >>> dtype_name(widest_integer(xp))
+    'int64'
+    """
+    integers = xp.__array_namespace_info__().dtypes(kind="signed integer")
+    return integers.get("int64", integers["int32"])
+
+
 def widen(array: Array) -> Array:
     """An array in its working dtype."""
     return array_namespace(array).astype(array, working_dtype(array), copy=False)
@@ -89,7 +101,8 @@ def namespace_of(**arrays: Array) -> Namespace:
         or sit on different devices (IA-X-02).
     """
     for name, array in arrays.items():
-        if not is_array_api_obj(array):
+        # NumPy's masked arrays pass for arrays, and lose their mask on the way or their shape.
+        if not is_array_api_obj(array) or type(array).__name__ == "MaskedArray":
             raise TypeError(f"`{name}` must be an array; got {type(array).__name__} [IA-X-01]")
     (first, xp), *rest = ((name, array_namespace(array)) for name, array in arrays.items())
     for name, other in rest:

@@ -18,7 +18,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._arrays import Array, array_namespace, check_floating, dtype_name, move_axis, namespace_of, widen, working_dtype
+from ._arrays import (
+    Array,
+    array_namespace,
+    check_floating,
+    dtype_name,
+    move_axis,
+    namespace_of,
+    widen,
+    widest_integer,
+    working_dtype,
+)
 from ._positions import BoxOffsets, Grid, box_offsets, offsets
 from ._queries import take_rows
 
@@ -243,9 +253,10 @@ class OffsetTable(NamedTuple):
         part = (t - left)[..., None, :, :]  # (..., 1, M, N)
         at_left = _look_up(xp, values, left)
         at_right = _look_up(xp, values, xp.clip(left + 1.0, 0.0, float(columns - 1)))
-        # On an entry its right neighbour has no part; an infinite one would make 0 * inf.
-        at_right = xp.where((part == 0.0) & ~xp.isfinite(at_right), at_left, at_right)
-        return (1.0 - part) * at_left + part * at_right
+        # An infinite entry is the table on itself and as far as its neighbours; weights of 0 would make 0 * inf.
+        lines = (xp.isfinite(at_left) & xp.isfinite(at_right)) | xp.isnan(part)
+        between = (1.0 - part) * xp.where(lines, at_left, 0.0) + part * xp.where(lines, at_right, 0.0)
+        return xp.where(lines, between, xp.where(part == 0.0, at_left, at_left + at_right))
 
     def offsets(self, query_positions: Array, value_positions: Array) -> Array:
         """P_ij = value position j - query position i."""
@@ -365,4 +376,4 @@ def as_float(relative: Array, dtype: Any) -> Array:
 
 def _look_up(xp: Any, values: Array, t: Array) -> Array:
     """Columns t (..., M, N) of values (H, columns), as (..., H, M, N)."""
-    return move_axis(take_rows(xp.matrix_transpose(values), xp.astype(t, xp.int64)), -1, -3)
+    return move_axis(take_rows(xp.matrix_transpose(values), xp.astype(t, widest_integer(xp))), -1, -3)

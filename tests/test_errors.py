@@ -109,6 +109,8 @@ def test_mixed_libraries_and_lists() -> None:
         attention_weights([1.0], case.key)
     with pytest.raises(TypeError, match=r"`value` must be an array; got NoneType \[IA-X-01\]"):
         indirect_attention(case.query, case.key, None)
+    with pytest.raises(TypeError, match=r"`value` must be an array; got MaskedArray \[IA-X-01\]"):
+        indirect_attention(case.query, case.key, np.ma.masked_invalid(case.value))
 
 
 def test_mixed_devices() -> None:

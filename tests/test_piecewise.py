@@ -8,6 +8,7 @@ is worth ``|w2| |t w1 + b1|``. The network itself rounds t w1, each sum and each
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from ia_core import (
     PositionBias,
     indirect_attention,
     indirect_attention_vjp,
+    relative_positions,
 )
 
 torch = pytest.importorskip("torch")
@@ -185,27 +187,51 @@ def test_units_without_a_finite_knot(w1: float, b1: float, want: list[float]) ->
     np.testing.assert_array_equal(PiecewiseLinear.from_mlp(f)(t)[0, 0], want)
 
 
-@pytest.mark.parametrize("values", [[[1.0, -2.0, 4.0]], [[5.0]], [[-np.inf, 0.5, 2.0, np.inf, 1.0]]])
+TABLES = [[1.0, -2.0, 4.0], [5.0], [-np.inf, 0.5, 2.0, np.inf, 1.0], [-np.inf, 0.0, -np.inf], [-np.inf]]
+
+
+@pytest.mark.parametrize("values", [[table] for table in TABLES])
 def test_a_table_is_the_same_function(values: Any) -> None:
     f = OffsetTable(np.asarray(values))
     t = np.asarray([[-7.0, -2.0, -1.5, -1.0, -0.25, 0.0, 0.5, 1.0, 1.75, 2.0, 9.0]])
     np.testing.assert_array_equal(PiecewiseLinear.from_table(f)(t), f(t))
+    assert not np.any(np.isnan(f(t)))
 
 
-def test_a_table_has_the_derivative_of_the_line_to_its_right() -> None:
-    leaves = [torch.tensor([[1.0, -2.0, 4.0]], dtype=torch.float64), torch.tensor([-1.0, 0.0, 0.5, 1.0])]
+@pytest.mark.parametrize(
+    ("values", "want"), [([1.0, -2.0, 4.0], [-3.0, 6.0, 6.0, 0.0]), ([-np.inf, 0.0, -np.inf], [0.0] * 4)]
+)
+def test_a_table_has_the_derivative_of_the_line_to_its_right(values: list[float], want: list[float]) -> None:
+    leaves = [torch.tensor([values], dtype=torch.float64), torch.tensor([-1.0, 0.0, 0.5, 1.0])]
     found = []
     for g in (OffsetTable(leaves[0]), PiecewiseLinear.from_table(OffsetTable(leaves[0]))):
         t = leaves[1].double().requires_grad_()
         (grad,) = torch.autograd.grad(g(t[None]).sum(), t)
         found.append(grad.tolist())
-    assert found[0] == found[1] == [-3.0, 6.0, 6.0, 0.0]
+    assert found[0] == found[1] == want
 
 
 def test_a_linear_offset_is_the_same_function() -> None:
     f = LinearOffset(np.asarray([0.5, 0.0, -1.0]))
     t = np.asarray([[-2.0, -0.5, 0.0, 3.0]])
     np.testing.assert_array_equal(PiecewiseLinear.from_linear(f)(t), f(t))
+
+
+def test_a_table_that_ends_in_infinity_is_a_window() -> None:
+    random = np.random.default_rng(3)
+    q, k, v = (random.normal(size=(1, n, 4)) for n in (5, 7, 7))
+    offsets = relative_positions(5, 7)
+    window = PositionBias(OffsetTable(np.asarray([[-np.inf, 0.0, 0.0, 0.0, -np.inf]])), np.arange(5), np.arange(7))
+    want = indirect_attention(q, k, v, mask=np.abs(offsets) < 2)
+    np.testing.assert_allclose(indirect_attention(q, k, v, bias=window), want, rtol=0, atol=1e-14)
+
+
+def test_a_table_in_jax_as_it_comes() -> None:
+    """Without float64 and int64, and warnings of what is not there."""
+    with jax.enable_x64(False), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = OffsetTable(jax.numpy.asarray([[1.0, 2.0, 4.0]]))(jax.numpy.asarray([[-7.0, 0.5, 1.0]]))
+    np.testing.assert_array_equal(found, [[[1.0, 3.0, 4.0]]])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
