@@ -58,8 +58,8 @@ def indirect_attention(
     Equation P11 of arXiv 2509.26015. PyTorch's fused kernel and the compiled one have first derivatives only, and
     autograd says so when it is asked for a second: take that under ``use_backend("torch-tiled")``. The transforms of
     ``torch.func`` take the other path by themselves. In JAX on the CPU second and forward derivatives take another path
-    by themselves, unless ``jax.jit`` hides them from the call: then, and for ``jax.export``, there is
-    ``use_backend("jax-jit")``.
+    by themselves, unless ``jax.jit`` hides them from the call, or ``jax.linearize``, which looks like ``jax.grad`` from
+    within: then, and for ``jax.export``, there is ``use_backend("jax-jit")``.
 
     Examples
     --------

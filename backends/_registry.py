@@ -329,7 +329,8 @@ def _why_not(name: str, library: str, call: Call, arrays: dict[str, Any], return
 
 _FORCED: ContextVar[str | None] = ContextVar("ia_core_backend", default=None)
 # The names asked for in any context. A context variable cannot be traced by torch.compile, but this can:
-# compiled code is traced anew when it changes, and where it is empty the variable need not be read.
+# compiled code is traced anew when it changes, and where it is empty the variable need not be read. In the order of
+# entry, since the innermost block counts.
 _asked: tuple[str, ...] = ()
 _lock = threading.Lock()
 
@@ -349,12 +350,11 @@ def _forcing(name: str) -> Iterator[None]:
     global _asked
     token = _FORCED.set(name)
     with _lock:
-        _asked = tuple(sorted((*_asked, name)))
+        _asked = (*_asked, name)
     try:
         yield
     finally:
         with _lock:
-            rest = list(_asked)
-            rest.remove(name)
-            _asked = tuple(rest)
+            last = len(_asked) - 1 - _asked[::-1].index(name)
+            _asked = _asked[:last] + _asked[last + 1 :]
         _FORCED.reset(token)

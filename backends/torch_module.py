@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
 from .._bias import OffsetMLP
 from .._convert import to_library
 from .._heads import MultiHead
 from .._init_bias import alibi_slopes, init_offset_mlp
 from .._layers import Linear
+from .._params import check_sizes
 from .._position_bias import PositionBias
 from . import indirect_attention
 
@@ -93,13 +95,16 @@ class IndirectAttention(nn.Module):
     ) -> None:
         super().__init__()
         kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        if head_dim is None and num_heads > 0 and embed_dim % num_heads:
+        given = {"kdim": kdim, "vdim": vdim, "head_dim": head_dim}
+        sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "num_kv_heads": kv_heads, "hidden": hidden, **given}
+        check_sizes(**{name: size for name, size in sizes.items() if size is not None})
+        if head_dim is None and embed_dim % num_heads:
             raise ValueError(
                 f"`embed_dim` must be a multiple of `num_heads`, {num_heads}, or `head_dim` given; got {embed_dim} "
                 "[IA-X-33]"
             )
-        width = embed_dim // max(1, num_heads) if head_dim is None else head_dim
-        _check(embed_dim, num_heads, kv_heads, width, hidden, query_projection)
+        width = embed_dim // num_heads if head_dim is None else head_dim
+        _check(embed_dim, num_heads, kv_heads, width, query_projection)
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, kv_heads, width
         like: dict[str, Any] = {"bias": bias, "device": device, "dtype": dtype}
         self.q_proj = nn.Linear(embed_dim, num_heads * width, **like) if query_projection else None
@@ -120,9 +125,11 @@ class IndirectAttention(nn.Module):
         self._reset_f()
 
     def _reset_f(self) -> None:
-        seed = int(torch.randint(2**31, (), device="cpu"))  # PyTorch's own seed decides
+        seed = torch.randint(2**31, (), device="cpu")  # PyTorch's own seed decides
+        if isinstance(seed, FakeTensor):  # of a mode in which tensors have no numbers
+            return
         hidden, heads = self.f_w2.shape
-        f = init_offset_mlp(seed, heads, hidden=hidden, slopes=self._slopes)
+        f = init_offset_mlp(int(seed), heads, hidden=hidden, slopes=self._slopes)
         with torch.no_grad():
             for name, array in f._asdict().items():
                 getattr(self, f"f_{name}").copy_(torch.as_tensor(array, device="cpu"))
@@ -259,6 +266,7 @@ class IndirectAttention(nn.Module):
         bias = PositionBias(self.f, query_positions, value_positions)
         if not return_landing:
             return self._joined(indirect_attention(q, k, v, bias=bias, mask=mask, scale=scale))
+        bias.check()  # which names the positions, before they become a channel of the values
         dtype = v.dtype
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         places = value_positions.to(wide)[..., None, :, None].expand(*v.shape[:-1], 1)
@@ -284,11 +292,7 @@ class IndirectAttention(nn.Module):
         return joined if self.out_proj is None else self.out_proj(joined)
 
 
-def _check(embed_dim: int, heads: int, kv_heads: int, width: int, hidden: int, query_projection: bool) -> None:
-    sizes = {"embed_dim": embed_dim, "num_heads": heads, "num_kv_heads": kv_heads, "head_dim": width, "hidden": hidden}
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"`{name}` must be at least 1; got {size} [IA-X-33]")
+def _check(embed_dim: int, heads: int, kv_heads: int, width: int, query_projection: bool) -> None:
     if heads % kv_heads:
         raise ValueError(f"`num_heads` must be a multiple of `num_kv_heads`, {kv_heads}; got {heads} [IA-X-33]")
     if not query_projection and heads * width != embed_dim:

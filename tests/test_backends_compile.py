@@ -99,6 +99,19 @@ def test_torch_compile_traces_anew_around_use_backend() -> None:
             assert fused() == [True, False, True]
 
 
+def test_torch_compile_sees_which_block_is_the_innermost() -> None:
+    import torch
+
+    arrays, graphs = torch_arrays(), Graphs()
+    with compiling():
+        compiled = torch.compile(indirect_attention, fullgraph=True, backend=graphs)
+        with use_backend("reference"), use_backend("torch-sdpa"):
+            compiled(*arrays)
+        with use_backend("torch-sdpa"), use_backend("reference"):
+            compiled(*arrays)
+    assert ["scaled_dot_product_attention" in code for code in graphs.code] == [True, False]
+
+
 def test_use_backend_inside_a_compiled_function_breaks_the_graph() -> None:
     import torch
 

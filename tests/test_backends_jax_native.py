@@ -173,6 +173,10 @@ def test_in_a_compiled_function_jax_refuses_them() -> None:
         jax.jvp(compiled, (rows[0],), (rows[0],))
     with pytest.raises(ValueError, match=r"`ia_core_\w+` cannot be differentiated"):
         jax.grad(lambda query: jnp.sum(jax.grad(compiled)(query)))(rows[0])
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.linearize(lambda query: indirect_attention(query, *rows[1:]), rows[0])[1](rows[0])
+    with use_backend("jax-jit"):
+        jax.linearize(lambda query: indirect_attention(query, *rows[1:]), rows[0])[1](rows[0])
 
 
 def test_what_it_declines() -> None:

@@ -153,9 +153,11 @@ def test_it_trains() -> None:
 @pytest.mark.parametrize(
     ("sizes", "text"),
     [
-        ({"embed_dim": 0}, "`embed_dim` must be at least 1; got 0 [IA-X-33]"),
-        ({"num_heads": 0}, "`num_heads` must be at least 1; got 0 [IA-X-33]"),
-        ({"hidden": 0}, "`hidden` must be at least 1; got 0 [IA-X-33]"),
+        ({"embed_dim": 0}, "`embed_dim` must be a positive integer; got 0 [IA-X-33]"),
+        ({"num_heads": 0}, "`num_heads` must be a positive integer; got 0 [IA-X-33]"),
+        ({"num_heads": 4.0}, "`num_heads` must be a positive integer; got 4.0 [IA-X-33]"),
+        ({"kdim": 0}, "`kdim` must be a positive integer; got 0 [IA-X-33]"),
+        ({"hidden": 0}, "`hidden` must be a positive integer; got 0 [IA-X-33]"),
         ({"num_kv_heads": 3}, "`num_heads` must be a multiple of `num_kv_heads`, 3; got 4 [IA-X-33]"),
         (
             {"query_projection": False, "head_dim": 5},
@@ -182,6 +184,9 @@ def test_errors_of_the_call_are_the_specifications() -> None:
     module, given = module_of("plain"), inputs()
     with pytest.raises(ValueError, match=r"\[IA-X-"):
         module(*given[:4], torch.arange(N + 1))
+    for places in (None, list(range(N))):
+        with pytest.raises(TypeError, match=r"`bias.value_positions` must be an array; got .*\[IA-X-01\]"):
+            module(*given[:4], places, return_landing=True)
 
 
 def test_it_is_made_without_memory_and_filled_later() -> None:
@@ -194,6 +199,28 @@ def test_it_is_made_without_memory_and_filled_later() -> None:
     for one, two in zip(module.parameters(), other.parameters(), strict=True):
         assert one.shape == two.shape and bool(torch.isfinite(one).all())
         assert float(one.detach().abs().max()) <= 4 * float(two.detach().abs().max()) + 1e-6
+
+
+def test_it_is_made_of_fake_tensors() -> None:
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        module = IndirectAttention(EMBED, H)
+        assert module(*(torch.ones(2, n, EMBED) for n in (M, N, N)), torch.arange(M), torch.arange(N)).shape[1] == M
+    assert module.f_w2.shape[1] == H
+
+
+def test_modules_side_by_side() -> None:
+    """One call of torch.func.vmap for several modules, as ensembles are computed."""
+    modules, given = [IndirectAttention(EMBED, H, kdim=D_X, vdim=D_Y).double() for _ in range(3)], inputs()
+    parameters, buffers = torch.func.stack_module_state(modules)
+
+    def one(parameters: Any, buffers: Any) -> Any:
+        return torch.func.functional_call(modules[0], (parameters, buffers), tuple(given))
+
+    got = torch.func.vmap(one)(parameters, buffers)
+    for output, module in zip(got, modules, strict=True):
+        assert (output - module(*given)).abs().max() <= 1e-13 * output.abs().max()
 
 
 @pytest.mark.parametrize("name", SETTINGS)
