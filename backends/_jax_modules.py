@@ -36,6 +36,10 @@ def initial(
 ) -> tuple[MultiHead, OffsetMLP]:
     """Parameters from a key of JAX, also a traced one; the other arguments are those of the modules."""
     kind = jnp.dtype(dtype)
+    if not jnp.issubdtype(kind, jnp.floating) or jax.dtypes.canonicalize_dtype(kind) != kind:
+        raise ValueError(
+            f"the dtype of parameters must be floating, and float64 takes `jax_enable_x64`; got {kind.name} [IA-X-33]"
+        )
 
     def made(seed: Any) -> Any:
         params = init_multi_head(
@@ -57,7 +61,8 @@ def initial(
 
     shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, kind), made(0))
     # The initialisers draw with NumPy: inside a trace they are called when it runs, once for each element of an axis.
-    found: tuple[MultiHead, OffsetMLP] = jax.pure_callback(made, shapes, jax.random.bits(key), vmap_method="sequential")
+    seed = jax.random.bits(key, dtype="uint32")  # whether or not JAX has 64 bits
+    found: tuple[MultiHead, OffsetMLP] = jax.pure_callback(made, shapes, seed, vmap_method="sequential")
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import ia_core
 from ia_core import LinearOffset, OffsetMLP, PositionBias
-from ia_core.backends import explain, indirect_attention
+from ia_core.backends import explain, indirect_attention, use_backend
 
 from .test_backends_bounds import needs_native
 

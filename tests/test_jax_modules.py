@@ -90,6 +90,9 @@ def test_the_seed_decides(module: Any) -> None:
     first, again, other = (jax.tree.leaves(kind(EMBED, H, **seeded(n)).to_reference()) for n in (3, 3, 4))
     assert all(jnp.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(jnp.array_equal(a, b) for a, b in zip(first, other, strict=True) if jnp.any(a != 0))
+    with jax.enable_x64(not jax.config.jax_enable_x64):
+        same = jax.tree.leaves(kind(EMBED, H, **seeded(3)).to_reference())
+    assert all(jnp.array_equal(a, b) for a, b in zip(first, same, strict=True))
 
 
 def test_it_is_differentiated_and_compiled_as_its_library_does(module: Any) -> None:
@@ -119,6 +122,10 @@ def test_sizes_that_do_not_fit(module: Any) -> None:
         kind(EMBED, H, num_kv_heads=3, **seeded(0))
     with pytest.raises(ValueError, match=r"\[IA-X-33\]"):
         kind(EMBED, H, hidden=0, **seeded(0))
+    name = "param_dtype" if kind.__module__.endswith("flax_module") else "dtype"
+    for dtype in ("float64", "int32"):
+        with jax.enable_x64(False), pytest.raises(ValueError, match=rf"floating.*; got {dtype} \[IA-X-33\]"):
+            kind(EMBED, H, **{name: dtype}, **seeded(0))
 
 
 def test_it_is_made_inside_of_traces(module: Any) -> None:
