@@ -21,7 +21,10 @@ class Unit(NamedTuple):
 
 
 def experiment(name: str) -> Any:
-    """A package with VARIANTS, DRAWS, SEEDS, quick(options), weight(options), prepare(draw, quick) and run(...)."""
+    """A package with VARIANTS, DRAWS, SEEDS, quick(options), weight(options), prepare(draw, quick) and run(...).
+
+    One with variants of tuning also has TUNING_DRAW: the draw of the data that they are judged on.
+    """
     return importlib.import_module(f"experiments.{name}")
 
 
@@ -33,11 +36,13 @@ def units(name: str, seeds: int | None, stack: int | None, *, quick: bool, only:
         if only not in variant:
             continue
         options = package.quick(options) if quick else options
-        for draw in range(1 if quick else package.DRAWS):
+        tuning = variant.startswith("tuning")
+        draws = (package.TUNING_DRAW,) if tuning else range(package.DRAWS)
+        for draw in (0,) if quick else draws:
             wanted = range(draw, package.SEEDS if seeds is None else seeds, package.DRAWS)
             numbers = list(range(seeds or 1)) if quick else list(wanted)
-            if variant.startswith("tuning"):  # chosen on seeds that no result uses
-                numbers = [100 + number for number in numbers[:3]]
+            if tuning:  # chosen on seeds that no result uses
+                numbers = [100 + number for number in range(seeds or 3)][:3]
             size = len(numbers) if stack is None else stack
             found += [
                 Unit(name, variant, options, draw, tuple(numbers[start : start + size]))

@@ -74,6 +74,17 @@ def test_a_little_of_each_experiment_runs(
     assert only in record["variant"]
 
 
+@pytest.mark.parametrize("name", ["synthetic", "osod"])
+def test_tuning_looks_at_seeds_and_draws_of_its_own(name: str) -> None:
+    found = _registry.units(name, None, 1, quick=False, only="")
+    tuning = {(unit.draw, *unit.seeds) for unit in found if unit.variant.startswith("tuning")}
+    others = {(unit.draw, *unit.seeds) for unit in found if not unit.variant.startswith("tuning")}
+    assert tuning == {(_registry.experiment(name).TUNING_DRAW, seed) for seed in (100, 101, 102)}
+    assert not {seed for _, seed in tuning} & {seed for _, seed in others}
+    if name == "osod":  # whose seeds share their data
+        assert not {draw for draw, _ in tuning} & {draw for draw, _ in others}
+
+
 def test_a_damaged_cache_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

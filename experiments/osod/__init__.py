@@ -8,9 +8,10 @@ from ._backbone import frozen
 from ._data import load
 from ._run import VARIANTS, quick, run, weight
 
-__all__ = ["DRAWS", "SEEDS", "VARIANTS", "headline", "prepare", "quick", "run", "weight"]
+__all__ = ["DRAWS", "SEEDS", "TUNING_DRAW", "VARIANTS", "headline", "prepare", "quick", "run", "weight"]
 
 DRAWS, SEEDS = 2, 10
+TUNING_DRAW = 2  # characters are split anew into seen and unseen: no result sees these unseen ones
 
 
 def prepare(draw: int, trainer: Any, *, quick: bool) -> None:

@@ -39,7 +39,7 @@ class Options(NamedTuple):
     blind: bool = False
     position_heads: bool = True
     feed_forward: int = 256
-    steps: int = 800
+    steps: int = 1200
     batch: int = 32
     rate: float = 2e-3
     decay: float = 1e-2
@@ -52,6 +52,11 @@ VARIANTS = {
     "double cross": Options("double", bias=False, position_heads=False, feed_forward=128),
     "double cross with the bias": Options("double", position_heads=False, feed_forward=128),
     "indirect, query zeroed": Options(blind=True),
+    **{
+        f"tuning: {name} for {steps} steps": options._replace(steps=steps)
+        for name, options in (("indirect", Options()), ("naive", Options(bias=False, position_heads=False)))
+        for steps in (800, 1200)
+    },
 }
 
 

@@ -103,7 +103,11 @@ def osod(results: Results) -> str:
         for measure in ("AP50", "AP75")
         for part in ("seen", "unseen")
     }
-    return _plain("osod", results, columns, 1)
+    tried = _plain("osod", results, columns, 1, tuning=True)
+    return (
+        _plain("osod", results, columns, 1)
+        + f"\n### Lengths of training that were tried, on a split of the characters of its own\n\n{tried}"
+    )
 
 
 def speech(results: Results) -> str:
@@ -127,9 +131,13 @@ def retrieval(results: Results) -> str:
     return _plain("retrieval", results, columns, 1)
 
 
-def _plain(owner: str, results: Results, columns: dict[str, Callable[[Any], float]], digits: int) -> str:
+def _plain(
+    owner: str, results: Results, columns: dict[str, Callable[[Any], float]], digits: int, *, tuning: bool = False
+) -> str:
     rows = []
     for name in experiment(owner).VARIANTS:
+        if name.startswith("tuning") != tuning:
+            continue
         found = results.records.get(name)
         if not found:
             rows.append(absent(owner, name))

@@ -7,9 +7,9 @@ from typing import Any
 from ._run import quick, run, weight
 from ._variants import VARIANTS
 
-__all__ = ["DRAWS", "SEEDS", "VARIANTS", "headline", "prepare", "quick", "run", "weight"]
+__all__ = ["DRAWS", "SEEDS", "TUNING_DRAW", "VARIANTS", "headline", "prepare", "quick", "run", "weight"]
 
-DRAWS, SEEDS = 1, 10  # a seed draws its own data
+DRAWS, SEEDS, TUNING_DRAW = 1, 10, 0  # a seed draws its own data
 
 
 def prepare(draw: int, trainer: Any, *, quick: bool) -> None:
