@@ -1,8 +1,9 @@
 """Letters in twelve typefaces, and crops of photographs: what osod and retrieval draw with.
 
 Sources and licences: the fonts that come with matplotlib (DejaVu: Bitstream Vera licence; STIX: its own free
-licence), photographs that come with scikit-image (most CC0 or public domain; each stated in its data/README) and with
-scikit-learn (`china.jpg` and `flower.jpg`, CC BY 2.0). Nothing is fetched.
+licence), photographs that come with scikit-image (most CC0 or public domain; stated in the docstrings of
+``skimage.data``, but for `motorcycle_left.png`) and with scikit-learn (`china.jpg` and `flower.jpg`, CC BY 2.0).
+Nothing is fetched.
 """
 
 from __future__ import annotations

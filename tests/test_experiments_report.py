@@ -68,10 +68,19 @@ def test_detection_against_double_cross_attention(plain: float, same: float, ver
     assert verdict in verdicts(osod=results).values()
 
 
-@pytest.mark.parametrize(("beyond", "verdict"), [(88.0, "holds"), (40.0, "holds when the gaps are those of training")])
-def test_stability_under_misalignment(beyond: float, verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("short", "beyond", "verdict"),
+    [
+        (90.0, 88.0, "holds"),
+        (90.0, 40.0, "holds when the gaps are those of training"),
+        (70.0, 40.0, "not reproduced"),
+        (70.0, 88.0, "not reproduced"),
+    ],
+)
+def test_stability_under_misalignment(short: float, beyond: float, verdict: str) -> None:
     def recall(value: float) -> dict[str, Any]:
-        return {"recall": {"6": {"word_at_1": value}, "12": {"word_at_1": beyond}}}
+        found = {"0": short, "3": value, "6": value, "12": beyond}
+        return {"recall": {gap: {"word_at_1": share} for gap, share in found.items()}}
 
     found = verdicts(retrieval=made_up({"indirect": 90.0, "dual encoder": 70.0}, recall))
     assert found["Its performance stays stable under severe misalignment"] == verdict

@@ -87,9 +87,11 @@ def _bias(results: Results) -> Claim:
         results.gap(f"{task}, self-attention: indirect", f"{task}, self-attention: naive", _accuracy)
         for task in ("sorting", "retrieval")
     ]
-    evidence = "with f against without: " + ", ".join(
+    evidence = "with f against without, each with the m that was chosen for it: " + ", ".join(
         f"{task} {gap.text(3)}" for task, gap in zip(("sorting", "retrieval"), gaps, strict=True) if gap
     )
+    alike = results.gap("sorting, ablation: embedding each", "sorting: naive", _accuracy)
+    evidence += f" (sorting with an m for each query in both: {alike.text(3)})" if alike else ""
     evidence += "; with self-attention " + ", ".join(gap.text(3) for gap in control if gap)
     if not all(map(above, gaps)):
         return Claim(text, "Section 4", NOT, evidence)
@@ -201,14 +203,22 @@ def _alignment(results: Results) -> Claim:
 
 
 def _misalignment(results: Results) -> Claim:
-    """Retrieval under growing gaps."""
+    """Retrieval under growing gaps; those up to 6 pixels are trained. Stable is to keep nine tenths of the best."""
     text = "Its performance stays stable under severe misalignment"
-    recall = {gap: results.of("indirect", lambda one, gap=gap: one["recall"][gap]["word_at_1"]) for gap in ("6", "12")}
-    dual = results.of("dual encoder", lambda one: one["recall"]["12"]["word_at_1"])
-    within, beyond = recall["6"], recall["12"]
-    if within is None or beyond is None:
+
+    def at(gap: str) -> Read:
+        return lambda one: float(one["recall"][gap]["word_at_1"])
+
+    recall = {gap: results.of("indirect", at(gap)) for gap in ("0", "3", "6", "12")}
+    kept = {gap: found for gap, found in recall.items() if found}
+    if len(kept) < len(recall):
         return Claim(text, "project brief", OPEN, "")
-    evidence = f"R@1 {within.text(1)} at the largest trained gap, {beyond.text(1)} at twice that"
-    evidence += "" if dual is None else f"; an encoder without attention keeps {dual.text(1)}"
-    stable = beyond.mean > 0.9 * within.mean
-    return Claim(text, "project brief", HOLDS if stable else f"{WHEN} the gaps are those of training", evidence)
+    evidence = "R@1 " + ", ".join(f"{found.text(1)} at gap {gap}" for gap, found in kept.items())
+    evidence += "; gaps beyond 6 are beyond those of training"
+    others = {name: results.gap("indirect", name, at("12")) for name in ("naive", "cross", "dual encoder")}
+    run = [f"{name} {gap.text(1)}" for name, gap in others.items() if gap]
+    evidence += "; indirect minus other at gap 12: " + ", ".join(run) if run else ""
+    enough = 0.9 * max(found.mean for found in kept.values())
+    trained = all(kept[gap].mean > enough for gap in ("0", "3", "6"))
+    verdict = f"{WHEN} the gaps are those of training" if trained else NOT
+    return Claim(text, "project brief", HOLDS if trained and kept["12"].mean > enough else verdict, evidence)

@@ -18,8 +18,10 @@ INTRODUCTION = """\
 # What of the paper reproduces
 
 This page is generated from the files under `docs/results/experiments` by `python -m experiments report`: one for each
-variant and seed, with its options, versions and machine. Intervals are 95 % intervals of the mean over seeds (Student's
-t); a gap counts where its interval is above 0. [](experiments.md) says how each experiment is made.
+variant and seed, with its options, versions and machine. Intervals are 95 % intervals of the mean over seeds
+(Student's t), given the draws of the data where seeds share these; a gap counts where its interval is above 0. Viterbi
+and uniform alignment do not depend on the seed, so that their intervals say nothing. [](experiments.md) says how each
+experiment is made.
 
 ## In short
 
@@ -95,7 +97,10 @@ def page(found: dict[str, Results]) -> str:
     """The page in Markdown."""
     parts = [INTRODUCTION, *comparisons(found), "## Claims\n", _verdicts(found)]
     for name, (title, what) in SECTIONS.items():
-        parts += [f"## {title}\n\n{what} To run it: `python -m experiments {name}`.\n", _made_by(found[name])]
+        parts += [
+            f"## {title}\n\n{what} To run it: `python -m experiments {name} --framework jax`.\n",
+            _made_by(found[name]),
+        ]
         drawn = [(file, text) for _, file, text in FIGURES.get(name, ()) if (ROOT / "docs/_static" / file).exists()]
         parts += [f"![{text}](_static/{file})\n" for file, text in drawn]
         parts.append(TABLES[name](found[name]))

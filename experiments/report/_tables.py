@@ -29,7 +29,7 @@ def told(found: Estimate | None, digits: int) -> str:
 
 def absent(name: str, variant: str) -> Row:
     """The row of a variant without results, and how to get them."""
-    return [variant, f"*not run yet:* `python -m experiments {name} --only '{variant}'`"]
+    return [variant, f"*not run yet:* `python -m experiments {name} --framework jax --only '{variant}'`"]
 
 
 def accuracy(results: Any) -> float:
