@@ -37,17 +37,17 @@ def _suite(target: str, limit: float, workers: int) -> Command:
 
 STAGES = (
     (
-        Command("compile", "benchmarks/compile_gpu.py --seconds 90", 100.0),
-        Command("smoke-jax", "benchmarks/bench_gpu_jax.py --smoke --seconds 90", 100.0),
+        Command("compile", "benchmarks/compile_gpu.py --seconds 80", 90.0),
+        Command("smoke-jax", "benchmarks/bench_gpu_jax.py --smoke --seconds 80", 90.0),
     ),
     (Command("times", "benchmarks/bench_gpu.py --seconds 70 --out {json}", 90.0),),
-    (Command("times-jax", "benchmarks/bench_gpu_jax.py --seconds 60 --out {json}", 80.0),),
-    (Command("sweep", "benchmarks/bench_gpu.py --sweep --seconds 60", 80.0),),
+    (Command("times-jax", "benchmarks/bench_gpu_jax.py --seconds 55 --out {json}", 70.0),),
+    (Command("sweep", "benchmarks/bench_gpu.py --sweep --seconds 60", 75.0),),
     (
-        _suite("torch_triton", 240.0, 5),
-        _suite("jax_pallas", 240.0, 5),
-        _suite("torch_triton_rounded", 240.0, 3),
-        _suite("torch_flex_knots", 240.0, 3),
+        _suite("torch_triton", 220.0, 5),
+        _suite("jax_pallas", 220.0, 5),
+        _suite("torch_triton_rounded", 220.0, 3),
+        _suite("torch_flex_knots", 220.0, 3),
     ),
 )
 
@@ -59,6 +59,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="commands whose name has this in it")
     parser.add_argument("--list", action="store_true", help="say what would run")
     options = parser.parse_args()
+    options.out = options.out.resolve()  # commands run in the project's folder
     stages = [[one for one in stage if options.only in one.name] for stage in STAGES]
     if options.list:
         for stage in stages:
@@ -87,7 +88,13 @@ def together(stage: list[Command], out: Path) -> list[str]:
         for one in stage:
             words = one.words.format(out=out, json=out / f"{one.name}.json").split()
             with (out / f"{one.name}.log").open("wb") as log:
-                running[one] = subprocess.Popen([sys.executable, *words], cwd=ROOT, stdout=log, stderr=log)
+                running[one] = subprocess.Popen(
+                    [sys.executable, *words],
+                    cwd=ROOT,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # so that Ctrl-C comes once, from here
+                )
         for one, process in running.items():
             status = within(process, start + one.limit)
             failed += [one.name] if status != 0 else []

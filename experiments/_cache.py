@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import io
 import lzma
+import platform
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,22 +15,25 @@ import numpy as np
 
 from ._results import CACHE, write_bytes
 
-__all__ = ["cached", "checksum", "read"]
+__all__ = ["cached", "checksum", "read", "versions"]
 
 Arrays = dict[str, np.ndarray]
+MAKERS = ("numpy", "matplotlib", "pillow", "scikit-image", "scikit-learn", "espeakng-loader")
+ABOUT = ("checksum", "made_with")  # of the other arrays of a file
 
 
 def cached(name: str, make: Callable[[], Arrays]) -> Arrays:
     """The arrays of a name, made if they are not there; damaged files are made again."""
     path: Path = CACHE / f"{name}.npz.xz"
     if path.exists():
-        arrays = read(path)
-        if str(arrays.pop("checksum", "")) == checksum(arrays):
+        kept = read(path)
+        arrays = {name: array for name, array in kept.items() if name not in ABOUT}
+        if str(kept.get("checksum", "")) == checksum(arrays):
             return arrays
         print(f"{path} does not have the checksum that it names: made again", flush=True)
     arrays = make()
     file = io.BytesIO()
-    np.savez(file, checksum=np.asarray(checksum(arrays)), **arrays)
+    np.savez(file, checksum=np.asarray(checksum(arrays)), made_with=np.asarray(versions()), **arrays)
     write_bytes(path, lzma.compress(file.getvalue(), preset=2))
     return arrays
 
@@ -50,3 +55,14 @@ def checksum(arrays: Arrays) -> str:
         digest.update(f"{name} {array.shape} {array.dtype.str}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def versions() -> str:
+    """Python and the packages that make data, as far as they are installed."""
+    found = [f"python {platform.python_version()}"]
+    for name in MAKERS:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ._registry import NAMES, Unit, experiment, units
-from ._results import CACHE, RESULTS, is_done
+from ._results import CACHE, RESULTS, is_done, made_by_another
 from ._train import trainer
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m experiments``; 0 when every unit is done, 3 when some are left."""
+    """Run ``python -m experiments``; 0 when all is done, 3 when some is left, 2 where results are in the way."""
     given = _parser().parse_args(argv)
     if given.name == "report":
         from .report import write_report
@@ -32,6 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         work = [unit for name in names for unit in units(name, given.seeds, stack, quick=given.quick, only=given.only)]
         work = [unit for unit in work if given.draw in (None, unit.draw)]
         left = [unit for unit in work if given.again or not is_done(folder, unit, given.framework)]
+        others = [other for unit in left if (other := made_by_another(folder, unit, given.framework))]
+        if others and not given.again and not given.quick:
+            print(
+                f"{folder} has results of {len(others)} of {len(left)} units that {others[0]} made, and "
+                f"{given.framework} would replace: go on with them by --framework {others[0]}, write elsewhere by "
+                "--out, or replace them by --again",
+                file=sys.stderr,
+            )
+            return 2
         if given.list:
             for unit in left:
                 print(unit.experiment, f"{unit.variant!r}", "draw", unit.draw, "seeds", *unit.seeds)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ._registry import Unit
 
-__all__ = ["CACHE", "RESULTS", "is_done", "path_of", "read_all", "write_bytes", "write_json"]
+__all__ = ["CACHE", "RESULTS", "is_done", "made_by_another", "path_of", "read_all", "write_bytes", "write_json"]
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs/results/experiments"
@@ -34,6 +34,17 @@ def is_done(folder: Path, unit: Unit, framework: str) -> bool:
         if record["options"] != plain(unit.options) or record["framework"] != framework:
             return False
     return True
+
+
+def made_by_another(folder: Path, unit: Unit, framework: str) -> str | None:
+    """The other framework that made a result of a unit, if one did."""
+    for seed in unit.seeds:
+        path = path_of(folder, unit, seed)
+        if path.exists():
+            own: str = json.loads(path.read_text(encoding="utf-8"))["framework"]
+            if own != framework:
+                return own
+    return None
 
 
 def plain(options: Any) -> dict[str, Any]:

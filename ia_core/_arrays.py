@@ -59,8 +59,7 @@ def widest(xp: Namespace) -> Any:
     >>> dtype_name(widest(xp))
     'float64'
     """
-    floats = xp.__array_namespace_info__().dtypes(kind="real floating")
-    return floats.get("float64", floats["float32"])
+    return _in_64_bits(xp, "real floating", "float")
 
 
 def widest_integer(xp: Namespace) -> Any:
@@ -70,8 +69,12 @@ def widest_integer(xp: Namespace) -> Any:
     >>> dtype_name(widest_integer(xp))
     'int64'
     """
-    integers = xp.__array_namespace_info__().dtypes(kind="signed integer")
-    return integers.get("int64", integers["int32"])
+    return _in_64_bits(xp, "signed integer", "int")
+
+
+def _in_64_bits(xp: Namespace, kind: str, name: str) -> Any:
+    found = xp.__array_namespace_info__().dtypes(kind=kind)
+    return found.get(f"{name}64", found[f"{name}32"])
 
 
 def widen(array: Array) -> Array:

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from experiments import _cache, _cli, _registry
+from experiments._cache import versions
 from experiments._results import RESULTS
-from experiments.report._checksums import versions
+from experiments.report import _checksums
+from experiments.report._checksums import checksums
 from experiments.synthetic import VARIANTS
 from experiments.synthetic import quick as little
 
@@ -51,6 +53,15 @@ def test_a_stopped_run_goes_on_with_the_same_results(tmp_path: Path, capsys: pyt
         name: record["results"] for name, record in whole.items()
     }
     assert one.options == little(VARIANTS[one.variant])
+
+
+def test_another_framework_does_not_replace_results(capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in RESULTS.rglob("*.json")}
+    assert _cli.main(["synthetic", "--framework", "torch", "--only", "sorting: indirect"]) == 2
+    assert re.search(
+        r"that jax made, and torch would replace: .*--framework jax.*--out.*--again", capsys.readouterr().err
+    )
+    assert before == {path: path.stat().st_mtime_ns for path in RESULTS.rglob("*.json")}
 
 
 def test_every_record_names_its_options_versions_and_machine(tmp_path: Path) -> None:
@@ -103,6 +114,18 @@ def test_a_damaged_cache_is_made_again(
     (tmp_path / "some.npz.xz").write_bytes(lzma.compress(other))
     assert _cache.cached("some", make)["numbers"][0] == 2
     assert "made again" in capsys.readouterr().out
+
+
+def test_data_keep_the_versions_that_made_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner in (_cache, _checksums):
+        monkeypatch.setattr(owner, "CACHE", tmp_path)
+    monkeypatch.setattr(_cache, "versions", lambda: "python of yesterday")
+    _cache.cached("some", lambda: {"numbers": np.arange(3)})
+    monkeypatch.setattr(_cache, "versions", lambda: "python of today")
+    assert list(_cache.cached("some", dict)) == ["numbers"]
+    known = checksums(tmp_path / "data.json")["some"]
+    assert known["made with"] == "python of yesterday"
+    assert known["sha256"] == _cache.checksum({"numbers": np.arange(3)})
 
 
 @pytest.mark.slow

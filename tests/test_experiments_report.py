@@ -36,7 +36,8 @@ def verdicts(**results: Results) -> dict[str, str]:
 
 
 def accuracy(value: float) -> dict[str, Any]:
-    return {"accuracy": value, "accuracy_200": value, "noise": {"sigma": [[0.0, value], [1.0, 0.9 * value]]}}
+    noise = {"sigma": [[0.0, value], [1.0, 0.9 * value]], "first_layer_snr": 3.0}
+    return {"accuracy": value, "accuracy_200": value, "noise": noise}
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import platform
 from pathlib import Path
 
-from .._cache import checksum, read
+from .._cache import ABOUT, checksum, read
 from .._results import CACHE, write_bytes
 
-__all__ = ["checksums", "table_of", "versions"]
-
-MAKERS = ("numpy", "matplotlib", "pillow", "scikit-image", "scikit-learn", "espeakng-loader")
+__all__ = ["checksums", "table_of"]
 
 
 def checksums(path: Path) -> dict[str, dict[str, str]]:
@@ -23,10 +19,10 @@ def checksums(path: Path) -> dict[str, dict[str, str]]:
         if "quick" in name or known.get(name, {}).get("file") == str(file.stat().st_size):
             continue
         arrays = read(file)
-        arrays.pop("checksum", None)
-        found = checksum(arrays)
+        found = checksum({key: array for key, array in arrays.items() if key not in ABOUT})
         if known.get(name, {}).get("sha256") != found:
-            known[name] = {"sha256": found, "file": str(file.stat().st_size), "made with": versions()}
+            made_with = str(arrays.get("made_with", "not recorded"))
+            known[name] = {"sha256": found, "file": str(file.stat().st_size), "made with": made_with}
     if known:
         write_bytes(path, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
     return known
@@ -35,14 +31,3 @@ def checksums(path: Path) -> dict[str, dict[str, str]]:
 def table_of(known: dict[str, dict[str, str]]) -> list[list[str]]:
     """Rows of name, checksum and versions."""
     return [[f"`{name}`", f"`{one['sha256'][:16]}`", one["made with"]] for name, one in sorted(known.items())]
-
-
-def versions() -> str:
-    """Python and the packages that make data, as far as they are installed."""
-    found = [f"python {platform.python_version()}"]
-    for name in MAKERS:
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)

@@ -117,22 +117,26 @@ def _update(results: Results) -> Claim:
 
 
 def _threshold(results: Results) -> Claim:
-    """A step at SNR = 1."""
+    """A step at SNR = 1, which P7 places at sigma = 1."""
     text = "Noise on the values destroys the output beyond SNR = 1, at σ = 1 (P7)"
-    kept, names = [], ("sorting: indirect", "sorting: naive", "retrieval: indirect", "retrieval: query-run cross")
-    for name in names:
-        rows = results.of(name, lambda one: dict(map(tuple, one["noise"]["sigma"]))[1.0] / one["accuracy"])
-        if rows is not None:
-            kept.append(f"{name} keeps {100.0 * rows.mean:.0f} %")
+
+    def share(one: Any) -> float:
+        by_sigma = dict(map(tuple, one["noise"]["sigma"]))
+        return float(by_sigma[1.0] / by_sigma[0.0])
+
+    names = ("sorting: indirect", "sorting: naive", "retrieval: indirect", "retrieval: query-run cross")
+    kept = {name: found for name in names if (found := results.of(name, share))}
     if not kept:
         return Claim(text, "Section 3", OPEN, "")
-    low = min(
-        found.mean
-        for name in names
-        if (found := results.of(name, lambda one: dict(map(tuple, one["noise"]["sigma"]))[1.0] / one["accuracy"]))
+    evidence = "of their accuracy at σ = 1: "
+    evidence += ", ".join(f"{name} keeps {100.0 * found.mean:.0f} %" for name, found in kept.items())
+    snr = [results.of(name, lambda one: float(one["noise"]["first_layer_snr"])) for name in kept]
+    told = [found.mean for found in snr if found]
+    evidence += f"; the first layer's own SNR there is {min(told):.1f} to {max(told):.1f}, not 1"
+    verdict = (
+        NOT if min(found.mean for found in kept.values()) > 0.5 else f"{WHEN} the model is one of those below half"
     )
-    verdict = NOT if low > 0.5 else f"{WHEN} the model is one of those below half"
-    return Claim(text, "Section 3", verdict, "of their accuracy at σ = 1: " + ", ".join(kept))
+    return Claim(text, "Section 3", verdict, evidence)
 
 
 def _ap(part: str) -> Read:

@@ -25,7 +25,8 @@ experiment is made.
 
 ## In short
 
-Differences of indirect attention to the others, in points of each experiment's measure.
+Differences of indirect attention to the others, in points of each experiment's measure. Sorting and retrieval of runs
+are without self-attention; there cross-attention cannot know more of a sorting than what [](experiments.md) derives.
 
 """
 SECTIONS = {

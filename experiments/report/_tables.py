@@ -89,9 +89,12 @@ def _noise(results: Results) -> str:
         "### Noise on the values\n\n"
         "Accuracy of the trained models when their values carry noise of standard deviation σ, in units of the value "
         "source's own per component. P7 places SNR = 1 at σ = 1; the last column is the SNR that the first layer's "
-        "heads really have there, because weights are not one-hot and outputs have a mean.\n\n"
+        "heads really have there, because weights are not one-hot and outputs have a mean. Both tables are of 1,000 "
+        "of the instances.\n\n"
         f"{table(head, rows)}\n"
-        "Accuracy when a fraction of the values stands at another position than its key says:\n\n"
+        "Accuracy when a fraction of the values, rounded to a whole number of them, stands at another position than "
+        "its key says. One value cannot move alone; the cross-attention that asks with the content of retrieval has 3, "
+        "of which 0, 0, 0, 2, 2 and 3 move:\n\n"
         f"{table(['moved', *map('{:g}'.format, FRACTIONS)], moved)}"
     )
 
