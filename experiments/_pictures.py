@@ -1,9 +1,8 @@
 """Letters in twelve typefaces, and crops of photographs: what osod and retrieval draw with.
 
 Sources and licences: the fonts that come with matplotlib (DejaVu: Bitstream Vera licence; STIX: its own free
-licence), photographs that come with scikit-image (most CC0 or public domain; stated in the docstrings of
-``skimage.data``, but for `motorcycle_left.png`) and with scikit-learn (`china.jpg` and `flower.jpg`, CC BY 2.0).
-Nothing is fetched.
+licence), photographs that come with scikit-image and scikit-learn (docs/experiments.md has the terms of each). Nothing
+is fetched.
 """
 
 from __future__ import annotations
@@ -51,8 +50,13 @@ def photographs(testing: bool) -> list[Any]:
     from PIL import Image
 
     folders = (Path(skimage.__file__).parent / "data", Path(sklearn.__file__).parent / "datasets/images")
-    paths = [folder / name for name in (TESTING if testing else TRAINING) for folder in folders]
-    return [Image.open(path).convert("L") for path in paths if path.exists()]
+    found = []
+    for name in TESTING if testing else TRAINING:
+        paths = [folder / name for folder in folders if (folder / name).exists()]
+        if not paths:  # without it the data would be others
+            raise FileNotFoundError(f"the photograph {name} is in none of {', '.join(map(str, folders))}")
+        found.append(Image.open(paths[0]).convert("L"))
+    return found
 
 
 def background(

@@ -87,11 +87,15 @@ def _bias(results: Results) -> Claim:
         results.gap(f"{task}, self-attention: indirect", f"{task}, self-attention: naive", _accuracy)
         for task in ("sorting", "retrieval")
     ]
-    evidence = "with f against without, each with the m that was chosen for it: " + ", ".join(
+    evidence = "with f against without, each with its own m: " + ", ".join(
         f"{task} {gap.text(3)}" for task, gap in zip(("sorting", "retrieval"), gaps, strict=True) if gap
     )
-    alike = results.gap("sorting, ablation: embedding each", "sorting: naive", _accuracy)
-    evidence += f" (sorting with an m for each query in both: {alike.text(3)})" if alike else ""
+    pairs = {
+        "an m for each query": ("sorting, ablation: embedding each", "sorting: naive"),
+        "one m for all": ("sorting: indirect", "sorting, ablation: no bias"),
+    }
+    alike = {m: gap for m, pair in pairs.items() if (gap := results.gap(*pair, _accuracy))}
+    evidence += "".join(f"; sorting with {m} in both {gap.text(3)}" for m, gap in alike.items())
     evidence += "; with self-attention " + ", ".join(gap.text(3) for gap in control if gap)
     if not all(map(above, gaps)):
         return Claim(text, "Section 4", NOT, evidence)

@@ -63,7 +63,7 @@ FIGURES = {
         (
             _figures.detections,
             "experiments_detections.svg",
-            "Unseen classes: the query image, what was found, and where the best detection looked.",
+            "Unseen classes: the query image, what was found, some of it wrong, and where the best detection looked.",
         ),
     ),
     "speech": (

@@ -125,6 +125,7 @@ VARIANTS: dict[str, Options] = {
         },
     ),
     **_named("sorting, ablation", _ablations(_SORT)),
+    "sorting, ablation: no bias": _SORT._replace(model="naive"),
     "sorting, ablation: naive with key positions": _SORT_NAIVE._replace(key_positions=True),
     **_named("retrieval, ablation", _ablations(_FIND)),
     "sorting, 10 x data: indirect": _SORT._replace(instances=10_000, epochs=12),
