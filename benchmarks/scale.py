@@ -3,6 +3,7 @@
     python benchmarks/scale.py            compiles for 1, 2, 4 and 8 devices (the processor, taken for so many)
     python benchmarks/scale.py --report   the tables of docs/results/scale.json anew
 
+The ring is also run, for each number of devices in a process of its own, whose resident memory the system measures.
 Writes docs/results/scale.json and docs/generated/scale.md.
 """
 
@@ -11,9 +12,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import functools
+import itertools
 import json
 import os
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from _hlo import Counts, count
 from _machine import environment
 from scale_model import Costs, Problem, chunked, heads, ring
@@ -49,10 +55,14 @@ MANY = (8, 64, 1024)
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", action="store_true", help="only write the tables of what was measured")
+    parser.add_argument("--resident", nargs=2, type=int, metavar=("DEVICES", "BACKWARD"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.resident:
+        print(resident(options.resident[0], bool(options.resident[1])))
+        return 0
     if not options.report:
         facts = {"date": datetime.date.today().isoformat(), "machine": environment(["jax", "jaxlib"])}
-        facts |= {"problem": dataclasses.asdict(SMALL), "measured": list(measured())}
+        facts |= {"problem": dataclasses.asdict(SMALL), "measured": list(measured()), "ran": list(ran())}
         write_whole(RESULTS, json.dumps(facts, indent=1) + "\n")
     facts = json.loads(RESULTS.read_text(encoding="utf-8"))
     write_whole(TABLES, "\n".join(report(facts)) + "\n")
@@ -101,6 +111,41 @@ def measured() -> Any:
             }
 
 
+def ran() -> Any:
+    """Of rings that ran: how much larger all devices together made a process."""
+    for backward, devices in itertools.product((False, True), DEVICES):
+        words = [sys.executable, __file__, "--resident", str(devices), str(int(backward))]
+        said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        print(f"ring that ran, {devices} devices, {'backward' if backward else 'forward'}", file=sys.stderr, flush=True)
+        yield {"devices": devices, "backward": backward, "bytes": int(said)}
+
+
+def resident(devices: int, backward: bool) -> int:
+    """By how much arrays and one call of the ring make this process larger; what compiling took is not in it."""
+    function, shapes = _function("ring", SMALL, devices, backward)
+    before = _status("VmRSS")
+    arrays = [
+        jax.make_array_from_callback(shape.shape, shape.sharding, functools.partial(_drawn, shape.shape, seed))
+        for seed, shape in enumerate(shapes[:3])
+    ]
+    given = _status("VmRSS") - before
+    done = jax.jit(function).lower(*arrays, None).compile()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the largest size so far is forgotten
+    jax.block_until_ready(done(*arrays, None))
+    return given + _status("VmHWM") - before
+
+
+def _drawn(shape: tuple[int, ...], seed: int, index: Any) -> np.ndarray:
+    sizes = [len(range(*part.indices(size))) for part, size in zip(index, shape, strict=True)]
+    return np.random.default_rng(seed).standard_normal(sizes, np.float32)
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+
 def model_of(what: str, problem: Problem, devices: int, backward: bool) -> Costs:
     if what.startswith("ring"):
         return ring(problem, devices, backward=backward)
@@ -119,10 +164,16 @@ def queries(p: Problem, devices: int, backward: bool) -> Costs:
 
 def compiled(what: str, problem: Problem, devices: int, backward: bool) -> tuple[Counts, Any]:
     """Counts and memory of one device, of a function that is compiled and never run."""
+    function, shapes = _function(what, problem, devices, backward)
+    done = jax.jit(function).lower(*shapes).compile()
+    return count(done.as_text()), done.memory_analysis()
+
+
+def _function(what: str, problem: Problem, devices: int, backward: bool) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What is compiled, and the shapes that it takes."""
     mesh = jax.make_mesh(
         (devices,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:devices]
     )
-    arrays = _arrays(what, problem, mesh)
 
     def call(q: Any, k: Any, v: Any, bias: Any) -> Any:
         if what.startswith("ring"):
@@ -135,8 +186,7 @@ def compiled(what: str, problem: Problem, devices: int, backward: bool) -> tuple
         return jnp.sum(output * output) + jnp.sum(lse)
 
     function = jax.grad(loss, argnums=(0, 1, 2, 3) if problem.position else (0, 1, 2)) if backward else call
-    done = jax.jit(function).lower(*arrays).compile()
-    return count(done.as_text()), done.memory_analysis()
+    return function, _arrays(what, problem, mesh)
 
 
 def _arrays(what: str, p: Problem, mesh: Any) -> tuple[Any, ...]:
@@ -164,8 +214,7 @@ def report(facts: dict[str, Any]) -> list[str]:
         "% Written by benchmarks/scale.py from docs/results/scale.json.",
         "",
         f"{facts['date']}, {facts['machine']['processor']} processors taken for eight devices, {versions}; "
-        f"M = {p['M']}, N = {p['N']}, {p['H']} heads of {p['D']}, float32. MiB on one device, as compiled; nothing "
-        "was run.",
+        f"M = {p['M']}, N = {p['N']}, {p['H']} heads of {p['D']}, float32. MiB on one device, as compiled.",
         "",
         "| | devices | sent | model | other collectives | GFLOP | model | given and returned | temporaries | model of "
         "both | off by | both times devices, over one device |",
@@ -195,7 +244,22 @@ def report(facts: dict[str, Any]) -> list[str]:
             f"{share:.2f}",
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return [*lines, "", *predicted()]
+    return [*lines, "", *resident_report(facts["ran"]), "", *predicted()]
+
+
+def resident_report(rows: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "The first two rings, run: MiB of resident memory for each device, arrays and results included, and beside one "
+        "device what all devices take together:",
+        "",
+        f"| devices | {' | '.join(map(str, DEVICES))} |",
+        "| --- " * (len(DEVICES) + 1) + "|",
+    ]
+    for backward in (False, True):
+        sizes = {row["devices"]: row["bytes"] for row in rows if row["backward"] == backward}
+        cells = [f"{_mib(sizes[n] / n)} ({sizes[n] / sizes[1]:.2f})" for n in DEVICES]
+        lines.append(f"| {'with gradients' if backward else 'forward'} | {' | '.join(cells)} |")
+    return lines
 
 
 def predicted() -> list[str]:
