@@ -10,8 +10,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_forward import LN2, LOG2E, SIZES, load_positions, load_rows, scores_in_tile
-from ._triton_tile import ANY, FEW, FOLDED, KINDS, SEARCH, part_sums, parts_of, product, slopes_times, weighted_sum
+from ._triton_forward import LN2, LOG2E, SIZES, load_positions, load_rows, row_step, scores_in_tile
+from ._triton_tile import (
+    FOLDED,
+    KINDS,
+    MOST_EDGES,
+    PIPED,
+    SEARCH,
+    part_sums,
+    parts_of,
+    product,
+    weighted_sum,
+)
 
 __all__ = ["backward_keys", "backward_queries"]
 
@@ -31,9 +41,9 @@ def _scores_gradient(
     M, N, scale, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
     NATURAL: tl.constexpr, SHIFT: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
-    """Weights and ds of a tile. Its axes are those of ``q k^T``: keys and queries may change places."""
+    """Weights, ds and slopes of a tile. Its axes are those of ``q k^T``: keys and queries may change places."""
     s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
-    s = scores_in_tile(
+    s, slope = scores_in_tile(
         s, x, p_at, first, count, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m, mask_n, i, j, M, N,
         STEPS, DENSE, MASKED, TAIL, MOST,
     )  # fmt: skip
@@ -43,16 +53,17 @@ def _scores_gradient(
         ds = tl.where(p == 0.0, 0.0, ds)  # nothing flows where nothing is read, also where a product is not finite
     if SHIFT > 0:
         ds *= 2.0**-SHIFT
-    return p, ds
+    return p, ds, slope
 
 
 @triton.jit
 def _queries_with_tile(
     dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes, lines,
     bias, mask,
-    sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS: tl.constexpr,
-    STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, NATURAL: tl.constexpr,
-    PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOST: tl.constexpr,
+    sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, table, scale,
+    COLUMNS: tl.constexpr, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
+    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, WARPS: tl.constexpr,
+    MOST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the queries, and of their positions but for the sign, with one more tile of keys."""
     j = tile * COLUMNS + tl.arange(0, COLUMNS)
@@ -67,13 +78,15 @@ def _queries_with_tile(
         low += slope * p_at
     k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
     v = load_rows(value, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
-    _, ds = _scores_gradient(
+    _, ds, _ = _scores_gradient(
         q, do, k, v, along[None, :], p_at[:, None], first, count, low[:, None], r[:, None], i[:, None], j[None, :],
         edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
         STEPS, DENSE, MASKED, TAIL, NATURAL, 0, MOST,
     )  # fmt: skip
     if STEPS > 0:
-        moved += part_sums(ds, x[None, :], p_at[:, None], first, count, edges, slopes, sums, far_sums, STEPS, MOST)
+        moved += part_sums(
+            ds, x[None, :], p_at[:, None], first, count, edges, slopes, sums, far_sums, table, STEPS, MOST, WARPS
+        )
     return weighted_sum(ds, k, dq, PARTS), moved
 
 
@@ -92,7 +105,8 @@ def _keys_with_tile(
     if STEPS > 0:
         p_at = load_positions(query_positions, i, M, ROW_TAIL)
     q = load_rows(query, i[:, None], d[None, :], q_m, q_d, M, D, PAD_D or ROW_TAIL)
-    do = load_rows(cotangent, i[:, None], e[None, :], DV, 1, M, DV, PAD_DV or ROW_TAIL)
+    step = DV if PAD_DV else e.shape[0]
+    do = load_rows(cotangent, i[:, None], e[None, :], step, 1, M, DV, PAD_DV or ROW_TAIL)
     if ROW_TAIL:
         low = tl.load(base + i, mask=i < M, other=float("inf"))
         r = tl.load(rest + i, mask=i < M, other=0.0)
@@ -103,14 +117,14 @@ def _keys_with_tile(
         slope, origin = tl.load(slopes + first), tl.load(query_positions + tile * ROWS)
         along = slope * (x - origin)
         low += slope * (p_at - origin) - tl.load(lines + first)
-    p, ds = _scores_gradient(
+    p, ds, slopes_there = _scores_gradient(
         k, v, q, do, along[:, None], p_at[None, :], first, count, low[None, :], r[None, :], i[None, :], j[:, None],
         edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
         STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, MOST,
     )  # fmt: skip
     dv = weighted_sum(p, do, dv, WEIGHT_PARTS)
     if MOVE:
-        moved += slopes_times(ds, x[:, None], p_at[None, :], first, count, edges, slopes, STEPS, MOST)
+        moved += tl.sum(ds * slopes_there, 1)
     return weighted_sum(ds, q, dk, PARTS), dv, moved
 
 
@@ -125,11 +139,13 @@ def backward_queries(
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
+    Q_ROW: tl.constexpr, K_ROW: tl.constexpr, V_ROW: tl.constexpr, WARPS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of queries and of its positions, and its part of the sums over cells; writes ``rest``, r.
 
-    ``sums`` and ``far_sums`` have a row of ``table`` numbers for each program and begin as zeros.
+    ``sums`` and ``far_sums`` have ``WARPS`` rows of ``table`` numbers for each program and begin as zeros.
     """
+    k_n, v_n = row_step(k_n, K_ROW), row_step(v_n, V_ROW)
     blocks = tl.cdiv(M, ROWS)
     program = tl.program_id(0)
     block, bh = program % blocks, program // blocks
@@ -155,7 +171,7 @@ def backward_queries(
             dq, moved = _queries_with_tile(
                 dq, moved, q, do, low, r, at, 0, 0, p_at, i, d, e, key, value, value_positions, edges,
                 slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
-                DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, 0,
+                DV, table, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, WARPS, 0,
             )  # fmt: skip
     else:
         p_at = load_positions(query_positions + b * qp_b, i, M, ROW_TAIL)
@@ -164,53 +180,21 @@ def backward_queries(
         ends += b * ends_b + block * KINDS
         slopes += h * table
         lines += h * table
-        sums += program.to(tl.int64) * table
-        far_sums += program.to(tl.int64) * table
-        ahead = tl.load(order + tl.minimum(0, tiles - 1))
-        for at in tl.range(0, tl.load(ends + 0)):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            dq, moved = _queries_with_tile(
-                dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
-                slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
-                DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, FOLDED,
-            )  # fmt: skip
-        ahead = tl.load(order + tl.minimum(tl.load(ends + 0), tiles - 1))
-        for at in tl.range(tl.load(ends + 0), tl.load(ends + 1)):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            dq, moved = _queries_with_tile(
-                dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
-                slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
-                DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, 2,
-            )  # fmt: skip
-        ahead = tl.load(order + tl.minimum(tl.load(ends + 1), tiles - 1))
-        for at in tl.range(tl.load(ends + 1), tl.load(ends + 2)):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            dq, moved = _queries_with_tile(
-                dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
-                slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
-                DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, FEW,
-            )  # fmt: skip
-        ahead = tl.load(order + tl.minimum(tl.load(ends + 2), tiles - 1))
-        for at in tl.range(tl.load(ends + 2), tl.load(ends + 3), num_stages=1):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            dq, moved = _queries_with_tile(
-                dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
-                slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
-                DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, ANY,
-            )  # fmt: skip
-        ahead = tl.load(order + tl.minimum(tl.load(ends + 3), tiles - 1))
-        for at in tl.range(tl.load(ends + 3), tl.load(ends + 4), num_stages=1):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            dq, moved = _queries_with_tile(
-                dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
-                slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
-                DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, SEARCH,
-            )  # fmt: skip
+        sums += program.to(tl.int64) * (WARPS * table)
+        far_sums += program.to(tl.int64) * (WARPS * table)
+        end = 0
+        for kind in tl.static_range(KINDS):
+            start, end = end, tl.load(ends + kind)
+            ahead = tl.load(order + tl.minimum(start, tiles - 1))
+            for at in tl.range(start, end, num_stages=None if kind < PIPED else 1):
+                tile, first, count = parts_of(ahead)
+                ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+                dq, moved = _queries_with_tile(
+                    dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
+                    slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M,
+                    N, D, DV, table, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, WARPS,
+                    MOST_EDGES[kind],
+                )  # fmt: skip
         tl.store(d_positions + row + i, moved * -LN2, mask=i < M)
     at = d_query + (row + i)[:, None] * D + d[None, :]
     tl.store(at, (dq * factor).to(d_query.dtype.element_ty), mask=(i[:, None] < M) & (d[None, :] < D))
@@ -228,11 +212,13 @@ def backward_keys(
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, WEIGHT_PARTS: tl.constexpr, SHIFT: tl.constexpr,
     PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOVE: tl.constexpr,
+    Q_ROW: tl.constexpr, K_ROW: tl.constexpr, V_ROW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and values for one query head, and of their positions where these ``MOVE``.
 
     Tiles are (keys, queries) here, ``COLUMNS`` keys and ``ROWS`` queries.
     """
+    q_m = row_step(q_m, Q_ROW)
     blocks = tl.cdiv(N, COLUMNS)
     block, bh = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     b, h = (bh // H).to(tl.int64), (bh % H).to(tl.int64)
@@ -265,56 +251,19 @@ def backward_keys(
         ends += b * ends_b + block * KINDS
         slopes += h * table
         lines += h * table
-        ahead = tl.load(order + tl.minimum(0, tiles - 1))
-        for at in tl.range(0, tl.load(ends + 0)):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            dk, dv, moved = _keys_with_tile(
-                dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest, query_positions,
-                edges,
-                slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
-                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE, FOLDED,
-            )  # fmt: skip
-        ahead = tl.load(order + tl.minimum(tl.load(ends + 0), tiles - 1))
-        for at in tl.range(tl.load(ends + 0), tl.load(ends + 1)):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            dk, dv, moved = _keys_with_tile(
-                dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest, query_positions,
-                edges,
-                slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
-                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE, 2,
-            )  # fmt: skip
-        ahead = tl.load(order + tl.minimum(tl.load(ends + 1), tiles - 1))
-        for at in tl.range(tl.load(ends + 1), tl.load(ends + 2)):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            dk, dv, moved = _keys_with_tile(
-                dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest, query_positions,
-                edges,
-                slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
-                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE, FEW,
-            )  # fmt: skip
-        ahead = tl.load(order + tl.minimum(tl.load(ends + 2), tiles - 1))
-        for at in tl.range(tl.load(ends + 2), tl.load(ends + 3), num_stages=1):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            dk, dv, moved = _keys_with_tile(
-                dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest, query_positions,
-                edges,
-                slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
-                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE, ANY,
-            )  # fmt: skip
-        ahead = tl.load(order + tl.minimum(tl.load(ends + 3), tiles - 1))
-        for at in tl.range(tl.load(ends + 3), tl.load(ends + 4), num_stages=1):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            dk, dv, moved = _keys_with_tile(
-                dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest, query_positions,
-                edges,
-                slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
-                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE, SEARCH,
-            )  # fmt: skip
+        end = 0
+        for kind in tl.static_range(KINDS):
+            start, end = end, tl.load(ends + kind)
+            ahead = tl.load(order + tl.minimum(start, tiles - 1))
+            for at in tl.range(start, end, num_stages=None if kind < PIPED else 1):
+                tile, first, count = parts_of(ahead)
+                ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+                dk, dv, moved = _keys_with_tile(
+                    dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest,
+                    query_positions, edges, slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N,
+                    D, DV, scale, ROWS, STEPS, DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT,
+                    PAD_D, PAD_DV, MOVE, MOST_EDGES[kind],
+                )  # fmt: skip
     if MOVE:
         tl.store(d_positions + bh.to(tl.int64) * N + j, moved * LN2, mask=j < N)
     if SHIFT > 0:

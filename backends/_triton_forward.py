@@ -9,14 +9,22 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_tile import ANY, FEW, FOLDED, KINDS, SEARCH, bias_in_tile, parts_of, product, weighted_sum
+from ._triton_tile import FOLDED, KINDS, MOST_EDGES, PIPED, bias_in_tile, parts_of, product, weighted_sum
 
-__all__ = ["LN2", "LOG2E", "SIZES", "forward", "load_positions", "load_rows", "scores_in_tile"]
+__all__ = ["LN2", "LOG2E", "SIZES", "forward", "load_positions", "load_rows", "row_step", "scores_in_tile"]
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 # Numbers that a kernel is not compiled anew for, as Triton does for 1 and for multiples of 16.
 SIZES = ["H", "GROUP", "M", "N", "table"]
+
+
+@triton.jit
+def row_step(step, KNOWN: tl.constexpr):
+    """From a row to the next; a number that is known spares the loops most of their computation of addresses."""
+    if KNOWN > 0:
+        step = KNOWN
+    return step
 
 
 @triton.jit
@@ -44,16 +52,18 @@ def scores_in_tile(
     columns,
     M, N, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
-    """Scaled products with the bias, -inf where nothing may be attended to.
+    """Scaled products with the bias, -inf where nothing may be attended to, and the slopes of the bias.
 
     ``rows`` and ``columns`` are the numbers of queries and keys, one of them as a row and the other as a column; ``x``
-    and
-    ``p`` are the positions of values and queries, likewise; of a folded bias ``x`` is the part along one axis.
+    and ``p`` are the positions of values and queries, likewise; of a folded bias ``x`` is the part along one axis.
     """
+    slope = 0.0
     if MOST == FOLDED:
         s += x
+        slope = tl.load(slopes + first)
     elif STEPS > 0:
-        s += bias_in_tile(x, p, first, count, edges, slopes, lines, STEPS, MOST)
+        found, slope = bias_in_tile(x, p, first, count, edges, slopes, lines, STEPS, MOST)
+        s += found
     if DENSE or MASKED:
         there = (rows < M) & (columns < N)
     if DENSE:
@@ -64,7 +74,7 @@ def scores_in_tile(
         s = tl.where(tl.load(mask + at, mask=there, other=0) != 0, s, float("-inf"))
     if TAIL:
         s = tl.where(columns < N, s, float("-inf"))
-    return s
+    return s, slope
 
 
 @triton.jit
@@ -87,7 +97,7 @@ def _with_tile(
         row = slope * (origin - p_at)
     k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
     s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
-    s = scores_in_tile(
+    s, _ = scores_in_tile(
         s, x[None, :], p_at[:, None], first, count, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m, mask_n,
         i[:, None], j[None, :], M, N, STEPS, DENSE, MASKED, TAIL, MOST,
     )  # fmt: skip
@@ -115,11 +125,13 @@ def forward(
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
+    Q_ROW: tl.constexpr, K_ROW: tl.constexpr, V_ROW: tl.constexpr,
 ):  # fmt: skip
     """One program for each block of queries and head; the output and the two statistics are contiguous.
 
     ``base`` is the lse in the units of the scores, +inf for a row without anything to attend to: for the gradient.
     """
+    k_n, v_n = row_step(k_n, K_ROW), row_step(v_n, V_ROW)
     blocks = tl.cdiv(M, ROWS)
     block, bh = tl.program_id(0) % blocks, tl.program_id(0) // blocks
     b, h = (bh // H).to(tl.int64), (bh % H).to(tl.int64)
@@ -148,51 +160,18 @@ def forward(
         ends += b * ends_b + block * KINDS
         slopes += h * table
         lines += h * table
-        ahead = tl.load(order + tl.minimum(0, tiles - 1))
-        for at in tl.range(0, tl.load(ends + 0)):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            acc, top, total = _with_tile(
-                acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes,
-                lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
-                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, FOLDED,
-            )  # fmt: skip
-        ahead = tl.load(order + tl.minimum(tl.load(ends + 0), tiles - 1))
-        for at in tl.range(tl.load(ends + 0), tl.load(ends + 1)):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            acc, top, total = _with_tile(
-                acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes,
-                lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
-                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, 2,
-            )  # fmt: skip
-        ahead = tl.load(order + tl.minimum(tl.load(ends + 1), tiles - 1))
-        for at in tl.range(tl.load(ends + 1), tl.load(ends + 2)):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            acc, top, total = _with_tile(
-                acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes,
-                lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
-                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, FEW,
-            )  # fmt: skip
-        ahead = tl.load(order + tl.minimum(tl.load(ends + 2), tiles - 1))
-        for at in tl.range(tl.load(ends + 2), tl.load(ends + 3), num_stages=1):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            acc, top, total = _with_tile(
-                acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes,
-                lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
-                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, ANY,
-            )  # fmt: skip
-        ahead = tl.load(order + tl.minimum(tl.load(ends + 3), tiles - 1))
-        for at in tl.range(tl.load(ends + 3), tl.load(ends + 4), num_stages=1):
-            tile, first, count = parts_of(ahead)
-            ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
-            acc, top, total = _with_tile(
-                acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes,
-                lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
-                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, SEARCH,
-            )  # fmt: skip
+        end = 0
+        for kind in tl.static_range(KINDS):
+            start, end = end, tl.load(ends + kind)
+            ahead = tl.load(order + tl.minimum(start, tiles - 1))
+            for at in tl.range(start, end, num_stages=None if kind < PIPED else 1):
+                tile, first, count = parts_of(ahead)
+                ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
+                acc, top, total = _with_tile(
+                    acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes,
+                    lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
+                    STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, MOST_EDGES[kind],
+                )  # fmt: skip
     empty = total == 0.0
     acc = acc / tl.where(empty, 1.0, total)[:, None]
     if NATURAL:

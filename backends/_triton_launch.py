@@ -35,7 +35,7 @@ class Tiling(NamedTuple):
 def tiling(kernel: str, half: bool, width: int) -> Tiling:
     """Sizes for one of the kernels ``forward``, ``queries`` and ``keys``; ``width`` is the wider of D and Dv."""
     if triton.knobs.runtime.interpret:
-        return Tiling(32, 32, 1, 1)
+        return Tiling(32, 32, 2, 1)
     if not half:
         return Tiling(64, 32, 4, 2) if width <= 64 else Tiling(32, 32, 4, 1)
     if width > 128:
@@ -147,7 +147,7 @@ def _queries(
     sums: Any = call.arrays[:1] * 2
     if tables is not None:
         d_positions = own[3].new_empty((call.B, call.H, call.M))
-        sums = own[3].new_zeros((2, programs, tables.row))
+        sums = own[3].new_zeros((2, programs * tile.warps, tables.row))
     backward_queries[(programs,)](
         *call.arrays,
         *own,
@@ -163,6 +163,7 @@ def _queries(
         **call.constants(tile, tables),
         ROW_TAIL=call.M % tile.rows != 0,
         PARTS=call.gradient_parts,
+        WARPS=tile.warps,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
@@ -302,6 +303,11 @@ class _Arguments:
             "NATURAL": self.natural,
             "PAD_D": wide[0] != self.D,
             "PAD_DV": wide[1] != self.Dv,
+            # Compiled in, but not for each of the widths that share code.
+            **{
+                f"{name}_ROW": array.stride(2) if array.shape[-1] in wide else 0
+                for name, array in zip("QKV", self.arrays, strict=True)
+            },
         }
 
 

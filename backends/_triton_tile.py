@@ -8,10 +8,11 @@ cell. Before a kernel runs, the tiles of each of its blocks are put in order of 
 kind   edges in a tile          how the bias is found
 =====  =======================  =================================================================================
 0      none, far from 0         one line, as a number for each column and one for each row: nothing for each score
-1      up to two                the first cell's line, replaced at the offsets that pass an edge, edge by edge
-2      up to ``FEW``            likewise
-3      more                     likewise, in a loop
-4      an offset is not finite  a search of the table for every offset
+1      one or none              the first cell's line, replaced at the offsets that pass an edge, edge by edge
+2      up to four               likewise
+3      up to ``FEW``            likewise
+4      more                     likewise, in a loop
+5      an offset is not finite  a search of the table for every offset
 =====  =======================  =================================================================================
 
 A kernel has a loop for each kind. A branch in one loop over all tiles costs more than what it saves: the compiler then
@@ -28,6 +29,8 @@ __all__ = [
     "FEW",
     "FOLDED",
     "KINDS",
+    "MOST_EDGES",
+    "PIPED",
     "SEARCH",
     "bias_in_tile",
     "count_below",
@@ -35,17 +38,19 @@ __all__ = [
     "part_sums",
     "parts_of",
     "product",
-    "slopes_times",
     "weighted_sum",
 ]
 
-# Edges that are taken one by one; the tables are longer than the cells by more than so many.
-FEW = tl.constexpr(8)
-KINDS = tl.constexpr(5)
 # In place of a number of edges: none, and far from 0; any number; any number, and offsets that are not finite.
 FOLDED = tl.constexpr(-1)
 ANY = tl.constexpr(-2)
 SEARCH = tl.constexpr(-3)
+# Edges that are taken one by one; the tables are longer than the cells by more than so many.
+FEW = tl.constexpr(8)
+# Of each kind; loops over the first ``PIPED`` load tiles ahead.
+MOST_EDGES = tl.constexpr((-1, 1, 4, 8, -2, -3))
+KINDS = tl.constexpr(6)
+PIPED = tl.constexpr(4)
 INFINITY = tl.constexpr(float("inf"))
 # The interpreter multiplies the bits of bfloat16 as if they were whole numbers; in float32 the products are the same.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
@@ -79,7 +84,9 @@ def _kinds_of_tiles(tile, tiles, low, high, others, length, edges, wild, LENGTH:
     count = count_below(most, edges, STEPS) - first
     # Twice as near as far at most: positions counted from one of the tile's are then no larger than its offsets are.
     far = tl.where(least > 0.0, 2.0 * least >= most, 2.0 * most <= least)
-    kind = tl.where((count > 0) | (far == 0), 1, 0) + tl.where(count > 2, 1, 0) + tl.where(count > FEW, 1, 0)
+    kind = tl.where((count > 0) | (far == 0), 1, 0)
+    for more in tl.static_range(1, PIPED):
+        kind += tl.where(count > MOST_EDGES[more], 1, 0)
     kind = tl.where(wild > 0, KINDS - 1, kind)
     return first, count, tl.where(tile < tiles, kind, KINDS)
 
@@ -123,7 +130,7 @@ def parts_of(entry):
 
 @triton.jit
 def bias_in_tile(x, p, first, count, edges, slopes, lines, STEPS: tl.constexpr, MOST: tl.constexpr):
-    """The bias of one head at the offsets ``x - p`` of a tile of ``count`` edges, from cell ``first`` on."""
+    """The bias of one head, and its slope, at the offsets ``x - p`` of a tile of ``count`` edges, from ``first`` on."""
     t = x - p
     if MOST == SEARCH:
         cell = count_below(t, edges, STEPS)
@@ -131,16 +138,23 @@ def bias_in_tile(x, p, first, count, edges, slopes, lines, STEPS: tl.constexpr, 
         # A line of slope 0 goes on to infinity; nan stays what it is.
         bias = tl.where((slope == 0.0) & (t == t), 0.0, slope * t) + tl.load(lines + cell)
     else:
-        bias = tl.load(slopes + first) * t + tl.load(lines + first)
+        slope = tl.zeros(t.shape, tl.float32) + tl.load(slopes + first)
+        bias = slope * t + tl.load(lines + first)
         if MOST == ANY:
             for cell in tl.range(first, first + count):
-                after = tl.load(slopes + cell + 1) * t + tl.load(lines + cell + 1)
-                bias = tl.where(t > tl.load(edges + cell), after, bias)
+                bias, slope = _past_edge(bias, slope, t, cell, edges, slopes, lines)
         else:
             for k in tl.static_range(MOST):
-                after = tl.load(slopes + first + k + 1) * t + tl.load(lines + first + k + 1)
-                bias = tl.where(t > tl.load(edges + first + k), after, bias)
-    return bias
+                bias, slope = _past_edge(bias, slope, t, first + k, edges, slopes, lines)
+    return bias, slope
+
+
+@triton.jit
+def _past_edge(bias, slope, t, cell, edges, slopes, lines):
+    """The line of the cell after this one, at offsets beyond the edge between them."""
+    after = tl.load(slopes + cell + 1)
+    beyond = t > tl.load(edges + cell)
+    return tl.where(beyond, after * t + tl.load(lines + cell + 1), bias), tl.where(beyond, after, slope)
 
 
 @triton.jit
@@ -169,31 +183,21 @@ def weighted_sum(p, v, acc, PARTS: tl.constexpr):
 
 
 @triton.jit
-def slopes_times(ds, x, p, first, count, edges, slopes, STEPS: tl.constexpr, MOST: tl.constexpr):
-    """Row sums of ds times the slope at ``x - p``."""
-    if MOST == FOLDED:
-        moved = tl.sum(ds, 1) * tl.load(slopes + first)
-    elif MOST == SEARCH:
-        moved = tl.sum(ds * tl.load(slopes + count_below(x - p, edges, STEPS)), 1)
-    else:
-        slope = tl.zeros(ds.shape, tl.float32) + tl.load(slopes + first)
-        for cell in tl.range(first, first + count):
-            slope = tl.where(x - p > tl.load(edges + cell), tl.load(slopes + cell + 1), slope)
-        moved = tl.sum(ds * slope, 1)
-    return moved
-
-
-@triton.jit
-def part_sums(ds, x, p, first, count, edges, slopes, sums, far_sums, STEPS: tl.constexpr, MOST: tl.constexpr):
+def part_sums(
+    ds, x, p, first, count, edges, slopes, sums, far_sums, table, STEPS: tl.constexpr, MOST: tl.constexpr,
+    WARPS: tl.constexpr,
+):  # fmt: skip
     """Row sums of ds times the slope; adds the sums of ds and of ds t over each cell to the program's own tables.
 
-    The additions are atomic not because others add to these rows, but because one thread then makes them all, in order.
+    A program has ``WARPS`` rows of each table, one for each part of the rows of its tile, so that no warp waits for
+    another. The additions are atomic not because others add to these rows, but because one thread then makes them all,
+    in order.
     """
     if MOST == FOLDED:  # x and p are small
         rows = tl.sum(ds, 1)
         moved = rows * tl.load(slopes + first)
-        far_rows = tl.sum(ds * x, 1) - rows * tl.sum(p, 1)  # p has one column
-        _add(sums, far_sums, first, tl.sum(rows, 0), tl.sum(far_rows, 0))
+        # p has one column
+        _add(sums, far_sums, first, table, rows, tl.sum(ds * x, 1) - rows * tl.sum(p, 1), WARPS)
     elif MOST == SEARCH:
         t = x - p
         far = tl.where(ds == 0.0, 0.0, ds * t)  # 0 times what is not finite
@@ -201,32 +205,32 @@ def part_sums(ds, x, p, first, count, edges, slopes, sums, far_sums, STEPS: tl.c
         moved = tl.sum(ds * tl.load(slopes + cell), 1)
         for c in range(tl.min(tl.min(cell, 1), 0), tl.max(tl.max(cell, 1), 0) + 1):
             here, there = tl.where(cell == c, ds, 0.0), tl.where(cell == c, far, 0.0)
-            _add(sums, far_sums, c, tl.sum(tl.sum(here, 1), 0), tl.sum(tl.sum(there, 1), 0))
+            _add(sums, far_sums, c, table, tl.sum(here, 1), tl.sum(there, 1), WARPS)
     else:
         t = x - p
-        far = ds * t
         moved = tl.sum(ds, 1) * 0.0
         if MOST == ANY:
             for cell in tl.range(first, first + count + 1):
-                moved += _sums_of_cell(ds, far, t, cell, first, edges, slopes, sums, far_sums)
+                moved += _sums_of_cell(ds, t, cell, first, edges, slopes, sums, far_sums, table, WARPS)
         else:
             for k in tl.static_range(MOST + 1):
                 if k <= count:
-                    moved += _sums_of_cell(ds, far, t, first + k, first, edges, slopes, sums, far_sums)
+                    moved += _sums_of_cell(ds, t, first + k, first, edges, slopes, sums, far_sums, table, WARPS)
     return moved
 
 
 @triton.jit
-def _sums_of_cell(ds, far, t, cell, first, edges, slopes, sums, far_sums):
+def _sums_of_cell(ds, t, cell, first, edges, slopes, sums, far_sums, table, WARPS: tl.constexpr):
     """What one cell adds: below the tile's first and beyond its last cell there is nothing."""
     low = tl.where(cell == first, -INFINITY, tl.load(edges + tl.maximum(cell - 1, 0)))
-    inside = (t > low) & (t <= tl.load(edges + cell))
-    rows = tl.sum(tl.where(inside, ds, 0.0), 1)
-    _add(sums, far_sums, cell, tl.sum(rows, 0), tl.sum(tl.sum(tl.where(inside, far, 0.0), 1), 0))
+    inside = tl.where((t > low) & (t <= tl.load(edges + cell)), ds, 0.0)
+    rows = tl.sum(inside, 1)
+    _add(sums, far_sums, cell, table, rows, tl.sum(inside * t, 1), WARPS)
     return rows * tl.load(slopes + cell)
 
 
 @triton.jit
-def _add(sums, far_sums, cell, total, far_total):
-    tl.atomic_add(sums + cell, total, sem="relaxed")
-    tl.atomic_add(far_sums + cell, far_total, sem="relaxed")
+def _add(sums, far_sums, cell, table, rows, far_rows, WARPS: tl.constexpr):
+    at = tl.arange(0, WARPS) * table + cell
+    tl.atomic_add(sums + at, tl.sum(tl.reshape(rows, (WARPS, rows.shape[0] // WARPS)), 1), sem="relaxed")
+    tl.atomic_add(far_sums + at, tl.sum(tl.reshape(far_rows, (WARPS, rows.shape[0] // WARPS)), 1), sem="relaxed")

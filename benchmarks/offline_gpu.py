@@ -42,10 +42,10 @@ OPTIONS = ("num_warps", "num_stages", "maxnreg")
 
 
 class Recorder:
-    """In place of a kernel: compiles what it would be launched with, once for each signature."""
+    """In place of a kernel: compiles what it would be launched with, once for each signature, and tells ``built``."""
 
-    def __init__(self, kernel: Any, seen: dict[Any, str]) -> None:
-        self.kernel, self.seen = kernel, seen
+    def __init__(self, kernel: Any, seen: set[Any], told: Callable[[str, Any, float], None]) -> None:
+        self.kernel, self.seen, self.told = kernel, seen, told
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         return self.launch
@@ -59,7 +59,8 @@ class Recorder:
         for at, name in enumerate(self.kernel.arg_names):
             value = given[name]
             special = not self.kernel.params[at].do_not_specialize
-            if name in named or value is None or (type(value) is int and value == 1 and special):
+            known = name in named or self.kernel.params[at].is_constexpr or value is None
+            if known or (type(value) is int and value == 1 and special):
                 signature[name], constants[(at,)] = "constexpr", value
             elif isinstance(value, torch.Tensor):
                 signature[name], attributes[(at,)] = f"*{TYPES[value.dtype]}", [["tt.divisibility", 16]]
@@ -69,12 +70,23 @@ class Recorder:
                     attributes[(at,)] = [["tt.divisibility", 16]]
         key = (self.kernel.__name__, str(signature), str(constants), str(sorted(attributes)), str(options))
         if key not in self.seen:
-            self.seen[key] = "failed"
+            self.seen.add(key)
             began = time.perf_counter()
             source = ASTSource(self.kernel, signature, constexprs=constants, attrs=attributes)
             built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
-            self.seen[key] = f"{self.kernel.__name__}: {facts(built)}, {time.perf_counter() - began:.1f} s"
-            print(f"    {self.seen[key]}", flush=True)
+            self.told(self.kernel.__name__, built, time.perf_counter() - began)
+
+
+def record(told: Callable[[str, Any, float], None]) -> set[Any]:
+    """Put recorders in the place of all kernels; the set holds what they have compiled."""
+    seen: set[Any] = set()
+    for module, names in KERNELS.items():
+        for name in names:
+            kernel = getattr(module, name)
+            kernel = kernel.kernel if isinstance(kernel, Recorder) else kernel
+            setattr(module, name, Recorder(kernel, seen, told))
+    _torch_triton.why_not_here = lambda kind: None
+    return seen
 
 
 def facts(built: Any) -> str:
@@ -125,11 +137,7 @@ def main() -> int:
     if options.tiles:
         count_tiles()
         return 0
-    seen: dict[Any, str] = {}
-    for module, names in KERNELS.items():
-        for name in names:
-            setattr(module, name, Recorder(getattr(module, name), seen))
-    _torch_triton.why_not_here = lambda kind: None
+    seen = record(lambda name, built, took: print(f"    {name}: {facts(built)}, {took:.1f} s", flush=True))
     failed = 0
     own = [one for one in compile_gpu.variants() if one.path != "torch-flex-knots"]  # PyTorch's compiler needs the GPU
     for variant in [one for one in own if options.only in one.name][: options.first]:

@@ -1,0 +1,294 @@
+"""What limits the kernels for GPUs: the instructions of their loops, counted, for compute capability 9.0.
+
+    python benchmarks/roofline_gpu.py [--hidden 64] [--edges 1] [--label TEXT]
+    python benchmarks/roofline_gpu.py --sweep forward|queries|keys
+    python benchmarks/roofline_gpu.py --report           needs the labels "as measured" and "now"
+
+It needs Triton with its disassembler, and no GPU. The kernels are compiled for the call that bench_gpu.py times: 8192
+queries and keys, 16 heads of 64, bfloat16. A loop of a kernel takes one kind of tiles (backends/_triton_tile.py); how
+many tiles are of a kind, and how many edges those have, is counted from the benchmark's positions and knots. From both
+come the fewest clocks that a multiprocessor needs, if nothing ever waits:
+
+=======  ==================================================================================================
+issue    each of four schedulers issues one instruction of a warp in a clock
+fma      additions, products and multiply-adds of float32, 128 in a clock
+alu      comparisons, selections, minima, whole numbers and conversions, 64 in a clock
+mufu     exponentials, 16 in a clock
+tensor   4096 operations of products of halves in a clock
+=======  ==================================================================================================
+
+(NVIDIA, CUDA C++ Programming Guide, throughput of native arithmetic instructions; the last is the H100's rate of dense
+bfloat16 over its multiprocessors and clock.) The sum of what is largest for each kind of tiles, at the highest clock of
+an H200, is a time that no schedule of this code can beat.
+
+``--label`` adds the rows to docs/results/roofline_gpu.json under that name, in place of what has it. ``--report``
+writes docs/generated/roofline_gpu.md from that file, with the times of docs/results/attention_gpu.json beside the label
+``as measured``. Those were measured with two edges for each knot and the kernels of commit d9cb4f7, whose rows are made
+with the ``backends`` folder of that commit and ``--edges 2``. ``--sweep`` compares sizes of tiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import _sass
+import numpy as np
+import offline_gpu
+import torch
+import triton
+from _sass import Loop
+from attention_calls import Setting
+
+from ia_core import OffsetMLP, PositionBias
+from ia_core.backends import _triton_launch, _triton_tile, indirect_attention, use_backend
+from ia_core.conformance._files import write_whole
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, TABLE = ROOT / "docs/results/roofline_gpu.json", ROOT / "docs/generated/roofline_gpu.md"
+MEASURED = ROOT / "docs/results/attention_gpu.json"
+AS_MEASURED, NOW = "as measured", "now"
+TOKENS, HEADS, WIDTH = 8192, 16, 64
+MULTIPROCESSORS, CLOCK, SCHEDULERS = 132, 1.98e9, 4
+REGISTERS, SHARED = 65536, 227 * 1024  # of a multiprocessor
+PIPES = ("issue", "fma", "alu", "mufu", "tensor")
+KERNELS = {"forward": "forward", "queries": "backward_queries", "keys": "backward_keys"}
+FLOATS = {"FADD", "FMUL", "FFMA"}
+WHOLE = {"IMAD", "IADD3", "LEA", "LOP3", "SHF", "ISETP", "SEL", "FSETP", "FSEL", "FMNMX", "F2FP", "PRMT", "PLOP3"}
+WHOLE |= {"VIADD", "VIMNMX", "VIADDMNMX", "SGXT"}
+# Most edges of each kind of tiles but the last two; what is before it had these.
+MOST_EDGES = getattr(_triton_tile, "MOST_EDGES", triton.language.constexpr((-1, 2, 8, -2, -3))).value
+
+
+class Tiles(NamedTuple):
+    """The tiles of a kind: their part of all, and how many of them have at least 0, 1, 2, ... edges, as a part."""
+
+    share: float
+    at_least: list[float]
+
+    @property
+    def edges(self) -> float:
+        return sum(self.at_least[1:])
+
+
+def loops_of(built: Any) -> list[Loop]:
+    """The loops of a compiled kernel that multiply matrices, in the order of the code."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
+    with tempfile.TemporaryDirectory() as work:
+        binary = Path(work) / "kernel.cubin"
+        binary.write_bytes(built.asm["cubin"])
+        text = subprocess.run([str(tool), "-c", str(binary)], capture_output=True, text=True, check=True).stdout
+    return _sass.loops(text, "HGMMA")
+
+
+def tiles_of(hidden: int, each: int, rows: int, columns: int) -> list[Tiles]:
+    """The benchmark's tiles, kind by kind, with ``each`` edges for a knot."""
+    arrays = Setting(TOKENS, HEADS, WIDTH, hidden, "real", True).arrays()
+    knots = np.repeat(np.sort(-arrays[5] / arrays[4]), each)
+    queries, values = arrays[8].reshape(-1, rows), arrays[9].reshape(-1, columns)
+    least = values.min(1)[None, :] - queries.max(1)[:, None]
+    most = values.max(1)[None, :] - queries.min(1)[:, None]
+    far = np.where(least > 0, 2 * least >= most, 2 * most <= least)
+    edges = np.searchsorted(knots, most) - np.searchsorted(knots, least)
+    kind = np.where((edges > 0) | ~far, 1, 0)
+    for more in MOST_EDGES[1:-2]:
+        kind += edges > more
+    found = []
+    for one in range(len(MOST_EDGES)):
+        own = edges[kind == one]
+        at_least = [float((own >= k).mean()) for k in range(1 + own.max(initial=0))] if own.size else []
+        found.append(Tiles(own.size / edges.size, at_least))
+    return found
+
+
+def clocks(loop: Loop, tiles: Tiles, warps: int) -> dict[str, float]:
+    """Fewest clocks of a multiprocessor for one tile, pipe by pipe."""
+    total: Counter[str] = Counter(loop.always)
+    for k, part in enumerate(loop.skipped, 1):  # the k-th of them is for tiles of so many edges
+        for name, count in part.items():
+            total[name] += count * (tiles.at_least[k] if k < len(tiles.at_least) else 0.0)
+    for part in loop.within:
+        trips = tiles.edges + (1 if "RED" in part or "REDG" in part else 0)  # over edges, or over cells
+        for name, count in part.items():
+            total[name] += count * trips
+    each = warps / SCHEDULERS  # warps of a scheduler
+    shapes = [(re.match(r"HGMMA\.64x(\d+)x16", name), count) for name, count in total.items()]
+    return {
+        "issue": sum(total.values()) * each,
+        "fma": sum(count for name, count in total.items() if name in FLOATS) * each,
+        "alu": 2 * sum(count for name, count in total.items() if name in WHOLE) * each,
+        "mufu": 8 * total["MUFU"] * each,
+        # All four warps of a group issue a product, which is one product.
+        "tensor": sum(2 * 64 * 16 * int(shape[1]) * count / 4096 for shape, count in shapes if shape) * warps / 4,
+    }
+
+
+def bounds(kernel: str, built: Any, hidden: int | None, edges: int = 1) -> dict[str, Any]:
+    """For one kernel: clocks for each kind of tiles, the least time by each pipe and by the largest of each kind."""
+    tile = _triton_launch.tiling(kernel, True, WIDTH)
+    kinds = tiles_of(hidden, edges, tile.rows, tile.columns) if hidden else [Tiles(1.0, [1.0])]
+    loops = loops_of(built)
+    if len(loops) != len(kinds):
+        raise RuntimeError(f"{kernel} has {len(loops)} loops with products of matrices; {len(kinds)} are expected")
+    of_kinds = [clocks(loop, tiles, tile.warps) for loop, tiles in zip(loops, kinds, strict=True)]
+    count = TOKENS**2 * HEADS / (tile.rows * tile.columns) / MULTIPROCESSORS / CLOCK * 1e3
+    registers = int(re.findall(r"(\d+)", offline_gpu.facts(built))[0])
+    blocks = min(REGISTERS // (registers * 32 * tile.warps), SHARED // (built.metadata.shared + 1024))
+    return {
+        "tile": list(tile),
+        "registers": registers,
+        "shared": built.metadata.shared,
+        "warps": blocks * tile.warps,
+        "kinds": [
+            {"share": tiles.share, "edges": tiles.edges, "clocks": one}
+            for tiles, one in zip(kinds, of_kinds, strict=True)
+            if tiles.share
+        ],
+        "ms": {
+            pipe: count * sum(tiles.share * one[pipe] for tiles, one in zip(kinds, of_kinds, strict=True))
+            for pipe in PIPES
+        },
+        "least": count
+        * sum(tiles.share * max(one.values()) for tiles, one in zip(kinds, of_kinds, strict=True) if tiles.share),
+    }
+
+
+def compiled(path: str, hidden: int | None, *, gradients: bool = True) -> dict[str, Any]:
+    """The kernels of the benchmark's call, by name."""
+    found: dict[str, Any] = {}
+    seen = offline_gpu.record(lambda name, built, _: found.update({name: built}))
+    arrays = [torch.from_numpy(a) for a in Setting(TOKENS, HEADS, WIDTH, hidden or 1, "real", True).arrays()]
+    q, k, v, cotangent = (array.to(torch.bfloat16) for array in arrays[:4])
+    leaves = arrays[4:9]
+    for leaf in (q, k, v, *leaves):
+        leaf.requires_grad_(gradients)
+    bias = PositionBias(OffsetMLP(*leaves[:4]), leaves[4], arrays[9]) if hidden else None
+    with use_backend(path):
+        output = indirect_attention(q, k, v, bias=bias)
+    if gradients:
+        torch.autograd.grad(output, (q, k, v, *(leaves if hidden else ())), cotangent)
+    seen.clear()
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--hidden", type=int, default=64)
+    parser.add_argument("--edges", type=int, default=1, help="of a knot")
+    parser.add_argument("--label", help="keep the rows under this name")
+    parser.add_argument("--sweep", choices=tuple(KERNELS))
+    parser.add_argument("--report", action="store_true")
+    options = parser.parse_args()
+    if options.report:
+        write_whole(TABLE, "\n".join(report(json.loads(RESULTS.read_text(encoding="utf-8")))) + "\n")
+        return 0
+    if options.sweep:
+        return sweep(options.sweep, options.hidden)
+    rows = []
+    for name, path, hidden in (
+        ("no bias", "torch-triton-rounded", None),
+        ("rounded", "torch-triton-rounded", options.hidden),
+        ("strict", "torch-triton", options.hidden),
+    ):
+        built = compiled(path, hidden)
+        for kernel, function in KERNELS.items():
+            rows.append({"what": name, "kernel": kernel} | bounds(kernel, built[function], hidden, options.edges))
+            print(line(rows[-1]), flush=True)
+    if options.label:
+        record = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        about = {"triton": triton.__version__, "hidden": options.hidden, "edges": options.edges}
+        record[options.label] = about | {"rows": rows}
+        write_whole(RESULTS, json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+def sweep(kernel: str, hidden: int) -> int:
+    """The same for other sizes of tiles."""
+    for rows, columns, warps, stages in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3)):
+        if warps == 8 and rows == 64:
+            continue
+        _triton_launch._HALVES[kernel, False] = _triton_launch.Tiling(rows, columns, warps, stages)
+        try:
+            built = compiled("torch-triton-rounded", hidden, gradients=kernel != "forward")
+            row = {"what": "rounded", "kernel": kernel} | bounds(kernel, built[KERNELS[kernel]], hidden)
+            print(line(row), flush=True)
+        except Exception as error:
+            print(rows, columns, warps, stages, type(error).__name__, str(error)[:100], flush=True)
+    return 0
+
+
+def line(row: dict[str, Any]) -> str:
+    kinds = "; ".join(
+        f"{one['share']:.2f} x {one['edges']:.1f} edges {one['clocks']['issue']:.0f}" for one in row["kinds"]
+    )
+    times = ", ".join(f"{pipe} {row['ms'][pipe]:.3f}" for pipe in PIPES)
+    return (
+        f"{row['what']} {row['kernel']} {row['tile']}: {row['registers']} registers, {row['warps']} warps; "
+        f"least {row['least']:.3f} ms ({times}); issue by kind: {kinds}"
+    )
+
+
+def report(record: dict[str, Any]) -> list[str]:
+    """The table, in Markdown."""
+    comparison = json.loads(MEASURED.read_text(encoding="utf-8"))["comparisons"]
+    of_calls = comparison["bfloat16, 8192, 64 hidden, forward + backward"]["contenders"]
+    lines = [
+        "% Written by benchmarks/roofline_gpu.py from docs/results/roofline_gpu.json.",
+        "",
+        "Milliseconds; 8192 queries and keys, 16 heads of 64, bfloat16.",
+        "",
+        f"| kernels | path | kernel | hidden | {' | '.join(PIPES)} | least | measured | least / measured |",
+        "| --- " * 12 + "|",
+    ]
+    for label, one in record.items():
+        for row in one["rows"]:
+            took = ""
+            if label == AS_MEASURED and row["what"] in of_calls:
+                took = of_calls[row["what"]]["kernels"][KERNELS[row["kernel"]]] / 1e3
+            cells = [
+                label,
+                row["what"],
+                row["kernel"],
+                "" if row["what"] == "no bias" else one["hidden"],
+                *(f"{row['ms'][pipe]:.2f}" for pipe in PIPES),
+                f"{row['least']:.2f}",
+                took and f"{took:.2f}",
+                took and f"{row['least'] / took:.0%}",
+            ]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+    versions = ", ".join(sorted({one["triton"] for one in record.values()}))
+    return [*lines, "", f"Compiled by Triton {versions}.", *projected(record, comparison)]
+
+
+def projected(record: dict[str, Any], comparison: dict[str, Any]) -> list[str]:
+    """What whole calls would take if kernels took as many times their least time as those that were measured."""
+    least = {(label, row["what"], row["kernel"]): row["least"] for label in record for row in record[label]["rows"]}
+    found = []
+    for direction, own in (("forward", ["forward"]), ("forward + backward", list(KERNELS))):
+        contenders = comparison[f"bfloat16, 8192, 64 hidden, {direction}"]["contenders"]
+        plain, *both = (statistics.median(contenders[name]["milliseconds"]) for name in ("plain", "rounded", "strict"))
+        for path, before in zip(("rounded", "strict"), both, strict=True):
+            after = before
+            for kernel in own:
+                took = contenders[path]["kernels"][KERNELS[kernel]] / 1e3
+                after += took * (least[NOW, path, kernel] / least[AS_MEASURED, path, kernel] - 1)
+            found.append(f"{path}, {direction}: {before / plain:.2f} measured, {after / plain:.2f} projected")
+    return [
+        "",
+        "Times of whole calls over *plain*, if each kernel is as far from its least time as it was when measured:",
+        "",
+        *(f"- {line}" for line in found),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
