@@ -131,8 +131,7 @@ class IndirectAttention(nnx.Module):
         params : MultiHead
         f : OffsetMLP
         """
-        parts = {name: self._linear(name) for name in MultiHead._fields}
-        return MultiHead(**parts), OffsetMLP(*(getattr(self, f"f_{name}")[...] for name in OffsetMLP._fields))
+        return self._parameters()
 
     def __call__(
         self,
@@ -172,7 +171,12 @@ class IndirectAttention(nnx.Module):
             In the working dtype.
         """
         given = (query, key, value, query_positions, value_positions, mask, scale, return_landing)
-        return attend(*self.to_reference(), *given)
+        # Of public methods that a call calls `nnx.tabulate` lists the results, and it cannot list named tuples.
+        return attend(*self._parameters(), *given)
+
+    def _parameters(self) -> tuple[MultiHead, OffsetMLP]:
+        parts = {name: self._linear(name) for name in MultiHead._fields}
+        return MultiHead(**parts), OffsetMLP(*(getattr(self, f"f_{name}")[...] for name in OffsetMLP._fields))
 
     def _take(self, params: MultiHead, f: OffsetMLP) -> None:
         """Make parameters of arrays; what a projection does not have is None."""

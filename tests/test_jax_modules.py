@@ -149,3 +149,11 @@ def test_it_is_made_inside_of_traces(module: Any) -> None:
     for one, other, several in zip(*map(jax.tree.leaves, (shapes, made[0], stacked)), strict=True):
         assert one.shape == other.shape and one.dtype == other.dtype and several.shape == (2, *other.shape)
     assert all(not np.array_equal(*leaf) for leaf in jax.tree.leaves(stacked) if leaf.any())
+
+
+def test_flax_can_tabulate_it() -> None:
+    nnx = pytest.importorskip("flax.nnx")
+    from ia_core.backends.flax_module import IndirectAttention
+
+    made = IndirectAttention(EMBED, H, kdim=D_X, vdim=D_Y, rngs=nnx.Rngs(0))
+    assert "f_w1" in nnx.tabulate(made, *inputs())
