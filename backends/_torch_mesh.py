@@ -20,9 +20,17 @@ __all__ = ["attend", "declines"]
 def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None:
     """Why this path does not take the call, or None."""
     query = arrays["query"]
+    # The class is not imported for this: PyTorch may have been built without it.
+    spread = {name: getattr(array, "device_mesh", None) is not None for name, array in arrays.items()}
+    if not any(spread.values()):
+        return "`query` is not spread over a mesh"
+    if not all(spread.values()):
+        which = {is_spread: name for name, is_spread in reversed(spread.items())}
+        raise TypeError(
+            f"all tensors of a call must be spread over a mesh, or none; `{which[True]}` is a DTensor, "
+            f"`{which[False]}` is not [IA-X-02]"
+        )
     for name, array in arrays.items():
-        if getattr(array, "device_mesh", None) is None:  # not imported for them: PyTorch may have been built without
-            return f"`{name}` is not spread over a mesh"
         if array.device_mesh != query.device_mesh:
             return f"`{name}` is spread over another mesh than `query`"
     from torch.distributed.tensor import Replicate, Shard

@@ -100,6 +100,8 @@ def ring_attention(
 
 
 def _check_mesh(call: Call, mesh: Any, axis: str, bias: Any) -> None:
+    if not hasattr(mesh, "shape") or not hasattr(mesh, "axis_names"):
+        raise ValueError(f"`mesh` must be a jax.sharding.Mesh; got {type(mesh).__name__} [IA-X-25]")
     if axis not in mesh.shape:
         raise ValueError(f"`axis` must be one of the mesh, {', '.join(map(repr, mesh.shape))}; got {axis!r} [IA-X-25]")
     devices = mesh.shape[axis]

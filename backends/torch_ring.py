@@ -78,8 +78,8 @@ def ring_attention(
     Raises
     ------
     TypeError, ValueError
-        On every rank, as :func:`ia_core.indirect_attention` on one; and if the parts of ranks do not fit each other
-        (IA-X-25).
+        On every rank, as :func:`ia_core.indirect_attention` on one; and if the parts of ranks do not fit each other, if
+        a gradient is asked for on some ranks only, or if this rank is none of the group (IA-X-25).
     RuntimeError
         If a rank of the group is gone, at the latest after the group's timeout; and if a second derivative is taken.
 
@@ -98,6 +98,8 @@ def ring_attention(
     >>> output.shape
     torch.Size([1, 2, 1])
     """
+    if dist.get_rank(group) < 0:
+        raise ValueError(f"`group` must have this rank in it; rank {dist.get_rank()} is not [IA-X-25]")
     parts = _parts(query, key, value, bias, mask)
     ring = _meet(query, key, value, bias, mask, scale, group, parts)
     state = RelativeState(*_Ring.apply(ring, *parts.staying.values(), *parts.moving.values()))
@@ -178,6 +180,9 @@ def _meet(query: Any, key: Any, value: Any, bias: Any, mask: Any, scale: Any, gr
             "value without N": (*value.shape[:-2], value.shape[-1]),
             "the dtypes of what travels": [str(part.dtype) for part in parts.moving.values()],
             "the kind of bias": type(bias.f).__name__ if is_position else None,
+            # Backward all ranks meet again.
+            "whether a gradient is asked for": torch.is_grad_enabled()
+            and any(part.requires_grad for part in (*parts.staying.values(), *parts.moving.values())),
         }
     except (TypeError, ValueError) as caught:
         error = caught

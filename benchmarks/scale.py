@@ -290,7 +290,8 @@ def predicted() -> list[str]:
     lines += [
         "",
         f"In blocks of 4096 queries and 4096 keys, as Dask and Cubed compute it, a worker of {MANY[0]}, {MANY[1]} or "
-        f"{MANY[2]} reads and writes {reads} for 1e+06 tokens, and holds {blocks[0].memory / 2**20:.0f} MiB at a time.",
+        f"{MANY[2]} reads and writes {reads} for 1e+06 tokens, and holds {blocks[0].memory / 2**20:.0f} MiB at a time, "
+        "most of it states that are merged, if it goes through the tree depth first.",
     ]
     return lines
 

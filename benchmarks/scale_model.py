@@ -16,6 +16,8 @@ __all__ = ["Costs", "Problem", "chunked", "heads", "ring"]
 TILE_ROWS, FORWARD_ARRAYS, BACKWARD_ARRAYS = 128, 2, 4
 # Pieces of a block, and the fewest keys of one.
 PIECES, LEAST_KEYS = 8, 128
+# States that one task of Dask merges (SPLIT_EVERY of backends/_dask.py), and how many arrays like one a merge makes.
+MERGED, MERGE_ARRAYS = 4, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,11 +164,20 @@ def heads(problem: Problem, devices: int, *, backward: bool = False, batch: bool
 def chunked(problem: Problem, devices: int, m: int, n: int) -> Costs:
     """Blocks of m queries and n keys, one after another on each of P workers (Dask, Cubed).
 
-    ``sent`` is what all tasks of a worker read: each pair of blocks both of its operands, and the states of N / n key
-    blocks, written once and read once. ``held`` is one pair with its state; whole arrays need not fit anywhere.
+    ``sent`` is what all tasks of a worker read and write: each pair of blocks both of its operands, and every state of
+    the tree, written once and but for the last read once. A worker that goes through the tree depth first holds at a
+    time a pair with its state and a tile of scores; or, in a merge, the states that come, those joined and what the
+    merge makes, and at each other level the states that wait. Whole arrays need not fit anywhere.
     """
     p, P = problem, devices
-    pairs = -(-p.M // m) * -(-p.N // n)
+    rows, columns = -(-p.M // m), -(-p.N // n)
     pair = p.of_queries * m / p.M + p.of_keys(p.item) * n / p.N + (m + n) * p.position
     state = p.B * p.H * m * (p.Dv + 2) * p.work
-    return Costs(p.products / P, pairs * (pair + 2 * state) / P, pair + state, 8 * min(2**19, p.B * p.H * m * n))
+    levels = [columns]
+    while levels[-1] > 1:
+        levels.append(-(-levels[-1] // MERGED))
+    waiting = (MERGED - 1) * max(0, len(levels) - 2)
+    together = (min(MERGED, columns) * 2 + MERGE_ARRAYS + waiting) * state if columns > 1 else 0.0
+    sent = rows * (columns * pair + (2 * sum(levels) - 1) * state) / P
+    tile = 8 * min(2**19, p.B * p.H * m * n)
+    return Costs(p.products / P, sent, pair + state, max(tile, together - pair - state))

@@ -18,6 +18,7 @@ from ia_core.backends import explain, indirect_attention, use_backend
 
 from .test_backends_bounds import LIBRARIES, Case, check, given, tree_map
 from .test_backends_gradients import TORCH, bounds, case_with, gradients
+from .test_scale import MODEL
 
 M, N = 16, 24
 TIMEOUT = 10.0  # seconds of a process group
@@ -229,10 +230,33 @@ def of_one_rank(rank: int, world: int, file: str) -> None:
                 gradient, place = gradient.numpy(), ...
             assert (np.abs(gradient - reference[place]) <= bound[place]).all()
     errors(ring_attention, rank, world)
+    bytes_sent(ring_attention, world)
     if world == 4:
         over_a_mesh(world)
     dist.destroy_process_group()
     print("done")
+
+
+def bytes_sent(ring_attention: Any, world: int) -> None:
+    """What a rank hands to the group, forward and backward, is what the cost model of docs/scale-out.md says."""
+    torch, dist = importlib.import_module("torch"), importlib.import_module("torch.distributed")
+    problem = MODEL.Problem(M=8 * world, N=24 * world, H=4, D=6, Hk=2, Dv=10, item=8, work=8)
+    shapes = ((4, 8, 6), (2, 24, 6), (2, 24, 10))
+    arrays = [torch.ones(1, *shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    plain, sent = dist.batch_isend_irecv, []
+
+    def counted(operations: Any) -> Any:
+        sent.extend(one.tensor.nbytes for one in operations if one.op is dist.isend)
+        return plain(operations)
+
+    dist.batch_isend_irecv = counted
+    try:
+        output = ring_attention(*arrays)
+        assert sum(sent) == MODEL.ring(problem, world).sent
+        output.sum().backward()
+        assert sum(sent) == MODEL.ring(problem, world, backward=True).sent
+    finally:
+        dist.batch_isend_irecv = plain
 
 
 def over_a_mesh(world: int) -> None:
@@ -293,6 +317,18 @@ def errors(ring_attention: Any, rank: int, world: int) -> None:
     refused("[IA-X-12]", lambda: ring_attention(q, q, q, mask=torch.ones(4, 5, dtype=torch.bool) if last else None))
     refused("ranks must agree in dtype; ", lambda: ring_attention(*[q.float() if last else q] * 3))
     refused("[IA-X-25]", lambda: ring_attention(q, q[:1] if last else q, q[:1] if last else q))
+    refused("ranks must agree in whether a gradient", lambda: ring_attention(*[q.detach() if last else q] * 3))
+    dist = importlib.import_module("torch.distributed")
+    first = dist.new_group([0])
+    if rank == 0:
+        assert ring_attention(q, q, q, group=first).shape == q.shape
+    else:
+        refused("`group` must have this rank in it", lambda: ring_attention(q, q, q, group=first))
+    tensor = importlib.import_module("torch.distributed.tensor")
+    mesh = importlib.import_module("torch.distributed.device_mesh").init_device_mesh("cpu", (world,))
+    spread = tensor.DTensor.from_local(q, mesh, [tensor.Replicate()], run_check=False)
+    text = "must be spread over a mesh, or none; `query` is a DTensor, `key` is not"
+    refused(text, lambda: indirect_attention(spread, q, q), TypeError)
 
 
 def refused(text: str, call: Any, kind: type[Exception] = ValueError) -> None:

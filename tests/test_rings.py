@@ -109,6 +109,14 @@ def test_jax_refuses_a_mesh_that_does_not_divide(M: int, N: int, axis: str, text
     refused_on_four((1, M, 2), (1, N, 2), axis, None, text)
 
 
+def test_jax_refuses_what_is_no_mesh() -> None:
+    jax = pytest.importorskip("jax")
+    ring_attention = importlib.import_module("ia_core.backends.jax_ring").ring_attention
+    q = jax.numpy.ones((1, 8, 2))
+    with pytest.raises(ValueError, match=r"`mesh` must be a jax.sharding.Mesh; got NoneType \[IA-X-25\]"):
+        ring_attention(q, q, q, mesh=None, axis="keys")
+
+
 def test_jax_splits_a_grid_by_whole_rows() -> None:
     edge = EdgeMLP(*(np.ones(shape) for shape in ((2, 3), (3,), (3, 1), (1,))))
     bias = PositionBias(BoxMLP(edge, edge), np.ones((8, 4)), Grid(*map(np.asarray, pixel_grid(6, 4))))
