@@ -38,6 +38,7 @@ from ._trees import build, classes, leaves
 
 __all__ = [
     "COLUMNS",
+    "HEAD_AXES",
     "Blocks",
     "block_state",
     "merge_packed",
@@ -55,7 +56,7 @@ LARGE = 1000.0
 SCORES_PER_TILE, LEAST_ROWS = 2**19, 64
 
 # Of the arrays of each bias function, the axis that counts heads.
-_HEAD_AXES: dict[type, dict[str, int]] = {
+HEAD_AXES: dict[type, dict[str, int]] = {
     OffsetMLP: {"w2": -1, "b2": -1},
     EdgeMLP: {"w2": -1, "b2": -1},
     OffsetTable: {"values": 0},
@@ -288,6 +289,6 @@ def some_heads(f: Any, h0: int, h1: int) -> Any:
         return BoxMLP(some_heads(f.x, h0, h1), some_heads(f.y, h0, h1))
     cut = {
         name: getattr(f, name)[h0:h1, ...] if axis == 0 else getattr(f, name)[..., h0:h1]
-        for name, axis in _HEAD_AXES[type(f)].items()
+        for name, axis in HEAD_AXES[type(f)].items()
     }
     return f._replace(**cut)

@@ -3,24 +3,27 @@
     ia-core conform benchmarks.scale_targets:dask_chunked --profile full
 
 ``dask_chunked`` and ``cubed_chunked`` split every axis that may be split: leading axes, heads, queries and keys.
-``torch_ring`` runs on four processes. The targets of JAX have eight devices: the processor, taken for so many. Sizes
-that eight does not divide are filled up with keys behind a mask and queries that are cut off.
+``torch_ring`` runs on four processes. The targets of JAX have eight devices: the processor, taken for so many. For the
+ring sizes that eight does not divide are filled up with keys behind a mask and queries that are cut off; for heads
+every key head with its group is there so many times that eight divides their number, and one copy of each is judged.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ia_core import PositionBias
+from ia_core import BoxMLP, PositionBias
 from ia_core._checks import check_call
 from ia_core._positions import Grid
 from ia_core.backends import indirect_attention, use_backend
+from ia_core.backends._chunked import HEAD_AXES
 from ia_core.conformance import Implementation
 
 __all__ = ["TARGETS"]
@@ -196,13 +199,42 @@ def _jax_heads(
 ) -> Any:
     jax = importlib.import_module("jax")
     call = check_call(query, key, value, bias, mask, scale)
-    devices = max(n for n in range(1, DEVICES + 1) if call.Hk % n == 0)
-    _, sharding = _mesh(devices)
-    heads = sharding(*(None,) * len(call.batch), "devices")
-    query, key, value = jax.device_put((query, key, value), heads)
-    bias, mask = jax.device_put((bias, mask), sharding())
+    copies = DEVICES // math.gcd(call.Hk, DEVICES)
+    sharding = _mesh(DEVICES)[1]
+
+    def spread(array: Any, axis: int | None) -> Any:
+        """Copies of an array behind each other along the axis that counts heads, split there."""
+        if axis is None:
+            return jax.device_put(array, sharding())
+        axis %= array.ndim
+        repeated = jax.numpy.concatenate([array] * copies, axis=axis)
+        return jax.device_put(repeated, sharding(*(None,) * axis, "devices"))
+
+    def of_function(f: Any) -> Any:
+        if isinstance(f, BoxMLP):
+            return BoxMLP(of_function(f.x), of_function(f.y))
+        axes = HEAD_AXES[type(f)] if call.H == bias.f.heads > 1 else {}
+        return type(f)(*(spread(array, axes.get(name)) for name, array in zip(f._fields, f, strict=True)))
+
+    def of_scores(array: Any) -> Any:
+        counts = array is not None and array.ndim > 2 and array.shape[-3] == call.H > 1
+        return spread(array, -3 if counts else None)
+
+    if isinstance(bias, PositionBias):
+        places = jax.device_put((bias.query_positions, bias.value_positions), sharding())
+        bias = PositionBias(of_function(bias.f), *places)
+    else:
+        bias = of_scores(bias)
+    query, key, value = (spread(array, -3) for array in (query, key, value))
     with use_backend("jax-jit"):
-        return indirect_attention(query, key, value, bias=bias, mask=mask, scale=call.scale, return_lse=return_lse)
+        output, lse = indirect_attention(
+            query, key, value, bias=bias, mask=of_scores(mask), scale=call.scale, return_lse=True
+        )
+    # One copy is returned, so that the others have cotangents of zero and add nothing to a gradient. Which one differs
+    # from call to call: no device's results go unseen.
+    first = (call.M + call.N) % copies * call.H
+    output, lse = output[..., first : first + call.H, :, :], lse[..., first : first + call.H, :]
+    return (output, lse) if return_lse else output
 
 
 def _torch_ring(*arrays: Any, **keywords: Any) -> Any:
