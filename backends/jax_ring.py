@@ -66,7 +66,8 @@ def ring_attention(
     mesh : jax.sharding.Mesh
     axis : str
         The mesh axis along which M and N are split. What stands on other axes of the mesh, such as heads or the batch,
-        the compiler keeps apart.
+        the compiler keeps apart, but for gradients of a position bias, which it sums over them in every tile; inside
+        of ``jax.shard_map`` over these axes they are summed once (docs/scale-out.md).
 
     Returns
     -------

@@ -51,6 +51,15 @@ class Problem:
         """Flops of the products of the network behind a position bias: 2 M N H hidden."""
         return 2 * self.M * self.N * self.H * self.hidden
 
+    @property
+    def of_offsets(self) -> int:
+        """Flops of the products for gradients of the network's first layer, whatever the heads: 4 M N hidden."""
+        return 4 * self.M * self.N * self.hidden
+
+    def parameters(self, heads: int) -> int:
+        """Bytes of the network's parameters: its first layer, and the second one for so many heads."""
+        return (2 * self.hidden + (self.hidden + 1) * heads) * self.item if self.hidden else 0
+
     def of_keys(self, item: int) -> int:
         """Bytes of key and value: B Hk N (D + Dv) item."""
         return self.B * self.Hk * self.N * (self.D + self.Dv) * item
@@ -67,12 +76,16 @@ class Problem:
 
 
 class Costs(NamedTuple):
-    """Of one device: flops of products of matrices, bytes sent, bytes of what is given and returned, bytes besides."""
+    """Of one device: flops of products of matrices, bytes sent, bytes of what is given and returned, bytes besides.
+
+    ``reduced`` are bytes of the results of sums over the devices (all-reduce), of which none is in ``sent``.
+    """
 
     flops: float
     sent: float
     held: float
     scratch: float
+    reduced: float = 0.0
 
     @property
     def memory(self) -> float:
@@ -107,13 +120,13 @@ def ring(problem: Problem, devices: int, *, backward: bool = False) -> Costs:
     if backward:
         gradients = (p.of_keys(p.work) + p.N * p.position) / P
         sent += (P - 1) * block + (P * gradients if P > 1 else 0)
-        flops = (4 * p.products + 4 * p.of_network + 4 * p.M * p.N * p.hidden) / P
+        flops = (4 * p.products + 4 * p.of_network + p.of_offsets) / P
         held += (p.of_queries + p.of_keys(p.item) + (p.N + p.M) * p.position - p.of_output) / P
         scratch += 2 * output + vector - (0 if p.work == p.item else output)
         scratch += 2 * gradients * n * P / p.N + p.B * p.H * rows * (p.D + p.Dv) * p.work
         if p.work != p.item:  # sums that are rounded at the end
             scratch += p.of_queries * p.work / p.item / P + gradients
-    return Costs(flops, sent, held, scratch)
+    return Costs(flops, sent, held, scratch, p.parameters(p.H) if backward else 0.0)
 
 
 def pieces(keys: int) -> int:
@@ -126,9 +139,9 @@ def _share(p: Problem, n: int) -> float:
     return p.B * p.H * n * (p.D + p.Dv) * p.work
 
 
-def _tile(p: Problem, rows: int, columns: int, backward: bool, split: int = 1) -> float:
+def _tile(p: Problem, rows: int, columns: int, backward: bool) -> float:
     """Bytes of what is alive together of a tile of scores, and of the network behind a position bias."""
-    of_scores = p.B * p.H // split
+    of_scores = p.B * p.H
     each = (BACKWARD_ARRAYS if backward else FORWARD_ARRAYS) * of_scores
     if p.hidden and not backward:
         each += max(of_scores, p.hidden)
@@ -138,27 +151,57 @@ def _tile(p: Problem, rows: int, columns: int, backward: bool, split: int = 1) -
     return each * rows * columns * p.work
 
 
-def heads(problem: Problem, devices: int, *, backward: bool = False, batch: bool = False) -> Costs:
+def heads(problem: Problem, devices: int, *, backward: bool = False, batch: bool = False, mapped: bool = True) -> Costs:
     """Heads sharded, or the batch: nothing travels, and every device holds whole sequences of its heads.
 
-    A device with several heads copies the output once, to join its tiles. Backward stand the cotangent of the output
-    and what a tile adds to the gradients of all keys.
+    A position bias belongs to the heads: devices that split the batch compute all of it. ``mapped`` is the call under
+    shard_map, which sums the gradients of what every device has once, the positions and those parameters of the network
+    that count no heads, of the batch all. Where the compiler splits the call it sums in every tile: of heads the
+    gradients of the hidden units, of the batch those of the bias. The memory is that under shard_map.
     """
     p, P = problem, devices
     size, what = (p.B, "leading elements") if batch else (p.Hk, "key heads")
     if size % P:
         raise ValueError(f"{size} {what} cannot be split over {P} devices")
     held = (p.of_queries + p.of_output + p.of_keys(p.item)) / P + (p.M + p.N) * p.position
-    scratch = _tile(p, min(TILE_ROWS, p.M), p.N, backward, P)
-    output, vector = p.B * p.H * p.M * p.Dv * p.work / P, p.B * p.H * p.M * p.work / P
-    flops = p.products / P
+    own = p.H if batch else p.H // P  # heads whose bias a device computes
+    flops, network, reduced = p.products / P, p.of_network * own / p.H, 0.0
     if backward:  # scores once more, and four products
         flops *= (4 * p.D + 3 * p.Dv) / (p.D + p.Dv)
-        held += (p.of_queries + p.of_keys(p.item) - p.of_output) / P
-        scratch += output + 3 * vector + _share(p, p.N) / P
-    elif p.H > (1 if batch else P):
-        scratch += output + vector
-    return Costs(flops, 0.0, held, scratch)
+        # Of one head the gradients of the hidden units are no product of matrices.
+        network = network * (4 if own > 1 else 3) + p.of_offsets
+        held += (p.of_queries + p.of_keys(p.item) - p.of_output) / P + (p.M + p.N) * p.position
+        if mapped:
+            reduced = (p.M + p.N) * p.position + p.parameters(p.H if batch else 0)
+        elif p.hidden and P > 1:
+            reduced = p.M * p.N * (p.H if batch else p.hidden) * p.work
+    return Costs(flops + network, 0.0, held, _scratch_of_heads(p, P, own, backward), reduced)
+
+
+def _scratch_of_heads(p: Problem, P: int, own: int, backward: bool) -> float:
+    """Bytes besides what is given and returned, of a device that computes the bias of ``own`` heads.
+
+    Forward stand a tile's scores, and the output once more where several heads join their tiles; with a network its
+    units and the bias, and values laid out anew (of one head the keys); keys and values once for each query head where
+    they are grouped. Backward stand the cotangent of the output and what a tile adds to the gradients of all keys, of
+    which a half is done with when the hidden units and their gradients are alive: twice as many units, and once more of
+    a single head of a single element.
+    """
+    output, vector = p.B * p.H * p.M * p.Dv * p.work / P, p.B * p.H * p.M * p.work / P
+    tile, scores, of_keys = min(TILE_ROWS, p.M) * p.N * p.work, p.B * p.H // P, _share(p, p.N) / P
+    if not backward:
+        joined = output + vector if own > 1 else 0
+        attention, network = FORWARD_ARRAYS * scores * tile + joined, 0.0
+        if p.hidden:
+            width = p.Dv if own > 1 else p.D
+            network = (p.hidden + own) * tile + of_keys * width / (p.D + p.Dv) + vector
+        return max(attention, network) + (0 if p.H == p.Hk else of_keys)
+    attention, network = BACKWARD_ARRAYS * scores * tile + of_keys, 0.0
+    if p.hidden:
+        attention += (own + p.hidden + 1) * tile
+        units = 2 * p.hidden + 1 if scores > 1 else 3 * p.hidden
+        network = (scores + own + units) * tile + of_keys / 2
+    return max(attention, network) + output + 3 * vector
 
 
 def chunked(problem: Problem, devices: int, m: int, n: int) -> Costs:

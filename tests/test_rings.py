@@ -21,14 +21,15 @@ slow = pytest.mark.slow
 
 def start(*words: Any, devices: int = 1) -> subprocess.Popen[str]:
     # Gradients are compared with those of PyTorch, also those of JAX.
-    for library in {"torch", str(words[0]).partition("-")[0]}:
+    own = str(words[0]).partition("-")[0]
+    for library in {"torch", own}:
         pytest.importorskip(library)
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "OMP_NUM_THREADS": "1",
         "JAX_PLATFORMS": "cpu",
     }
-    command = [sys.executable, "-m", "tests.rings", *map(str, words)]
+    command = [sys.executable, "-m", "tests.rings_jax" if own == "jax" else "tests.rings", *map(str, words)]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -60,6 +61,10 @@ def test_jax_on_eight_devices_with_every_bias() -> None:
 @slow
 def test_jax_under_jit_with_heads_batch_or_queries_sharded() -> None:
     all_well(start("jax-sharded", devices=8))
+
+
+def test_jax_under_shard_map_sums_what_is_whole_once() -> None:
+    all_well(start("jax-by-hand", devices=8))
 
 
 @slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -73,6 +74,7 @@ def test_measured_bytes_match_the_model() -> None:
     """What benchmarks/scale.py counted in compiled functions, with the model as it is now."""
     facts = json.loads((ROOT / "docs/results/scale.json").read_text(encoding="utf-8"))
     problem = MODEL.Problem(**facts["problem"])
+    check_heads_of(facts["measured"], problem)
     rows = [row for row in facts["measured"] if row["what"] == "ring"]
     assert {row["devices"] for row in rows} == {1, 2, 4, 8}
     ones = {}
@@ -140,6 +142,37 @@ def test_workers_keep_within_their_memory(engine: str, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     (row,) = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
     assert len(row["peaks"]) == 2 and 2**26 < max(row["peaks"]) < row["limit"] and row["error_in_bounds"] <= 1
+
+
+def check_heads_of(rows: list[dict[str, Any]], problem: Any) -> None:
+    """Heads and the batch with a position bias of 16 units: what is summed over devices, products, memory."""
+    biased = dataclasses.replace(problem, position=4, hidden=16)
+    for what, p in (("heads", biased), ("batch", dataclasses.replace(biased, B=8, H=1, Hk=1))):
+        for way in (f"{what}, position bias", f"{what} in shard_map, position bias"):
+            mine = [row for row in rows if row["what"] == way]
+            assert [(row["backward"], row["devices"]) for row in mine] == [
+                *itertools.product((False, True), (1, 2, 4, 8))
+            ]
+            for row in mine:
+                mapped = "shard_map" in way
+                model = MODEL.heads(p, row["devices"], backward=row["backward"], batch=what == "batch", mapped=mapped)
+                assert row["moved"].get("all-reduce", 0) == sum(row["moved"].values()) == model.reduced
+                assert row["flops"] == model.flops
+                memory = row["arguments"] + row["output"] + row["temporaries"]
+                assert abs(memory - model.memory) <= 0.05 * memory or (row["backward"] and not mapped)
+
+
+def test_what_is_summed_over_devices_by_its_definition() -> None:
+    """Once the positions and those parameters that count no heads; or the hidden units of every score."""
+    p = dataclasses.replace(PROBLEM, hidden=16, item=4)
+    positions, first_layer, second_layer = (1024 + 2048) * 4, 2 * 16 * 4, (16 + 1) * 4 * 4
+    no_bias = dataclasses.replace(PROBLEM, position=0)
+    assert MODEL.heads(p, 2).reduced == MODEL.heads(no_bias, 2, backward=True, mapped=False).reduced == 0
+    assert MODEL.heads(p, 2, backward=True).reduced == positions + first_layer
+    of_batch = MODEL.heads(p, 3, backward=True, batch=True)
+    assert of_batch.reduced == positions + first_layer + second_layer
+    assert MODEL.heads(p, 2, backward=True, mapped=False).reduced == 1024 * 2048 * 16 * 4
+    assert MODEL.heads(p, 3, backward=True, batch=True, mapped=False).reduced == 1024 * 2048 * 4 * 4
 
 
 HLO_TEXT = """HloModule a, entry_computation_layout={()->f32[4,2]{1,0}}
