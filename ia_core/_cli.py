@@ -17,6 +17,7 @@ __all__ = ["main"]
 
 LIBRARIES = (
     *("numpy", "array-api-compat", "torch", "jax", "cupy-cuda12x", "cupy-cuda13x", "onnxruntime", "keras"),
+    *("dask", "cubed", "triton"),
     *("hypothesis", "pytest", "python-flint"),
 )
 EXTRAS = ("pytest", "hypothesis", "flint", "ml_dtypes", "rich")
