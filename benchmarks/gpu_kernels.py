@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 from typing import Any
 
+import numpy as np
 import torch
 
 CUDA = torch.cuda.is_available()
@@ -30,6 +32,24 @@ from . import flex_on_cpu  # noqa: E402
 CLAIMS = {"bias", "bias_broadcast", "mask", "scale", "lse", "grouped", "value_width", "batch_axes", "empty"}
 CLAIMS |= {"grad", "bias_grad", "position_bias", "parameter_grad", "lse_grad", "errors", "wide_bias"}
 ROUNDED = "the weights are rounded to a half before they meet the values, as the path's name says"
+
+
+def rounding(convert: Any) -> Any:
+    """What the interpreter converts numbers with, but to bfloat16 by the nearest, as a GPU does: it cuts them off."""
+
+    def to_nearest(numbers: Any, given: Any, wanted: Any, mode: Any) -> Any:
+        if (given.name, wanted.name) != ("fp32", "bf16"):
+            return convert(numbers, given, wanted, mode)
+        whole = torch.from_numpy(np.ascontiguousarray(numbers).view(np.float32).reshape(numbers.shape))
+        return whole.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+
+    return to_nearest
+
+
+if not CUDA and importlib.util.find_spec("triton") is not None:
+    from triton.runtime import interpreter
+
+    interpreter._convert_float = rounding(interpreter._convert_float)
 
 
 def on(path: str, *arrays: Any, **keywords: Any) -> Any:
