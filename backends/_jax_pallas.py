@@ -104,7 +104,7 @@ def _compiled(query: Any, key: Any, value: Any, bias: Any, mask: Any, *, scale: 
         knots=None if lines is None else lines.knots.shape[0],
         scale=scale,
         smooth=isinstance(bias, PositionBias) and type(bias.f) in (OffsetMLP, LinearOffset),
-        query=dtype_name(query.dtype),
+        query=dtype_name(rows.query.dtype),
         work=dtype_name(work),
     )
     output, lse = _attention(plan, rows, lines, over)
@@ -112,13 +112,17 @@ def _compiled(query: Any, key: Any, value: Any, bias: Any, mask: Any, *, scale: 
 
 
 def _clean(rows: Rows, mask: Any) -> Rows:
-    """Zeros where no attention is allowed; a key head for each query head where these have masks of their own."""
+    """Zeros where no attention is allowed; a key head for each query head where these have masks of their own.
+
+    What copies of a key have for gradients is added before the one rounding: they are in the working dtype.
+    """
     if mask is None:
         return rows
     query, key, value = rows
     asks, attended = jnp.any(mask, -1, keepdims=True), jnp.any(mask, -2)[..., None]  # (b, h, m, 1) and (b, h, n, 1)
     if attended.shape[1] != 1 and key.shape[1] != query.shape[1]:
         group = query.shape[1] // key.shape[1]
+        query, key, value = map(widen, rows)
         key, value = (jnp.repeat(array, group, axis=1) for array in (key, value))
     zero = jnp.zeros((), query.dtype)
     return Rows(jnp.where(asks, query, zero), *(jnp.where(attended, array, zero) for array in (key, value)))

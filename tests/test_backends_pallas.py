@@ -258,6 +258,26 @@ def test_halves_are_rounded_once(dtype: str) -> None:
 
 
 @slow
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_of_shared_keys_are_rounded_once(dtype: str) -> None:
+    """Also where query heads that share keys have masks of their own."""
+    rows, _ = call_of(M=9, N=12, hidden=1, H=6, Hk=2, D=8, Dv=4)
+    rows = [array.astype(dtype) for array in rows]
+    random = np.random.default_rng(7)
+    mask = jnp.asarray(random.random((6, 9, 12)) < 0.7)
+    weights = jnp.asarray(random.integers(-4, 5, (2, 6, 9, 4)) / 4)  # halves hold them
+
+    def gradients(function: Any, rows: list[Any]) -> Any:
+        return jax.grad(lambda rows: jnp.sum(function(*rows, mask=mask).astype("float64") * weights))(rows)
+
+    true = gradients(ia_core.indirect_attention, [array.astype("float64") for array in rows])
+    half = float(jnp.finfo(dtype).eps) / 2
+    for name, got, want in zip(("query", "key", "value"), gradients(on_pallas, rows), true, strict=True):
+        error = jnp.abs(got.astype("float64") - want)
+        assert float(jnp.max(error - half * jnp.abs(want))) <= 1e-5 * float(jnp.max(jnp.abs(want))), name
+
+
+@slow
 def test_nothing_to_attend_to() -> None:
     rows = [jnp.ones((2, n, 4)) for n in (3, 0, 0)]
     output, lse = on_pallas(*rows, return_lse=True)
