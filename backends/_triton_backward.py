@@ -60,10 +60,9 @@ def _scores_gradient(
 def _queries_with_tile(
     dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes, lines,
     bias, mask,
-    sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, table, scale,
+    sums, apart, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale,
     COLUMNS: tl.constexpr, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
-    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, WARPS: tl.constexpr,
-    MOST: tl.constexpr,
+    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the queries, and of their positions but for the sign, with one more tile of keys."""
     j = tile * COLUMNS + tl.arange(0, COLUMNS)
@@ -84,9 +83,7 @@ def _queries_with_tile(
         STEPS, DENSE, MASKED, TAIL, NATURAL, 0, MOST,
     )  # fmt: skip
     if STEPS > 0:
-        moved += part_sums(
-            ds, x[None, :], p_at[:, None], first, count, edges, slopes, sums, far_sums, table, STEPS, MOST, WARPS
-        )
+        moved += part_sums(ds, x[None, :], p_at[:, None], first, count, edges, slopes, sums, apart, STEPS, MOST)
     return weighted_sum(ds, k, dq, PARTS), moved
 
 
@@ -132,18 +129,18 @@ def _keys_with_tile(
 def backward_queries(
     query, key, value, output, cotangent, lse_cotangent, base, rest,
     query_positions, value_positions, order, ends, edges, slopes, lines, bias, mask,
-    d_query, d_positions, sums, far_sums,
+    d_query, d_positions, sums,
     q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d,
     bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, order_b, ends_b,
     H, GROUP, M, N, D, DV, table, scale, factor,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
-    Q_ROW: tl.constexpr, K_ROW: tl.constexpr, V_ROW: tl.constexpr, WARPS: tl.constexpr,
+    K_ROW: tl.constexpr, V_ROW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of queries and of its positions, and its part of the sums over cells; writes ``rest``, r.
 
-    ``sums`` and ``far_sums`` have ``WARPS`` rows of ``table`` numbers for each program and begin as zeros.
+    ``sums`` are two tables with a row of ``table`` numbers for each program, and begin as zeros.
     """
     k_n, v_n = row_step(k_n, K_ROW), row_step(v_n, V_ROW)
     blocks = tl.cdiv(M, ROWS)
@@ -170,8 +167,8 @@ def backward_queries(
         for at in tl.range(0, tiles):
             dq, moved = _queries_with_tile(
                 dq, moved, q, do, low, r, at, 0, 0, p_at, i, d, e, key, value, value_positions, edges,
-                slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D,
-                DV, table, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, WARPS, 0,
+                slopes, lines, bias, mask, sums, 0, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV,
+                scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, 0,
             )  # fmt: skip
     else:
         p_at = load_positions(query_positions + b * qp_b, i, M, ROW_TAIL)
@@ -180,8 +177,8 @@ def backward_queries(
         ends += b * ends_b + block * KINDS
         slopes += h * table
         lines += h * table
-        sums += program.to(tl.int64) * (WARPS * table)
-        far_sums += program.to(tl.int64) * (WARPS * table)
+        sums += program.to(tl.int64) * table
+        apart = tl.num_programs(0).to(tl.int64) * table
         end = 0
         for kind in tl.static_range(KINDS):
             start, end = end, tl.load(ends + kind)
@@ -191,8 +188,8 @@ def backward_queries(
                 ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
                 dq, moved = _queries_with_tile(
                     dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
-                    slopes, lines, bias, mask, sums, far_sums, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M,
-                    N, D, DV, table, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, WARPS,
+                    slopes, lines, bias, mask, sums, apart, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N,
+                    D, DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV,
                     MOST_EDGES[kind],
                 )  # fmt: skip
         tl.store(d_positions + row + i, moved * -LN2, mask=i < M)
@@ -212,7 +209,7 @@ def backward_keys(
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, WEIGHT_PARTS: tl.constexpr, SHIFT: tl.constexpr,
     PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOVE: tl.constexpr,
-    Q_ROW: tl.constexpr, K_ROW: tl.constexpr, V_ROW: tl.constexpr,
+    Q_ROW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and values for one query head, and of their positions where these ``MOVE``.
 

@@ -125,7 +125,7 @@ def forward(
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
-    Q_ROW: tl.constexpr, K_ROW: tl.constexpr, V_ROW: tl.constexpr,
+    K_ROW: tl.constexpr, V_ROW: tl.constexpr,
 ):  # fmt: skip
     """One program for each block of queries and head; the output and the two statistics are contiguous.
 

@@ -35,7 +35,7 @@ class Tiling(NamedTuple):
 def tiling(kernel: str, half: bool, width: int) -> Tiling:
     """Sizes for one of the kernels ``forward``, ``queries`` and ``keys``; ``width`` is the wider of D and Dv."""
     if triton.knobs.runtime.interpret:
-        return Tiling(32, 32, 2, 1)
+        return Tiling(32, 32, 1, 1)
     if not half:
         return Tiling(64, 32, 4, 2) if width <= 64 else Tiling(32, 32, 4, 1)
     if width > 128:
@@ -97,6 +97,7 @@ def forward(
             *call.sizes(tables),
             call.scale,
             **call.constants(tile, tables),
+            **call.rows("KV"),
             ROW_TAIL=call.M % tile.rows != 0,
             PARTS=call.parts,
             SHIFT=call.shift,
@@ -144,10 +145,10 @@ def _queries(
     programs = cdiv(call.M, tile.rows) * call.B * call.H
     placed = call.placed(tables, lines, tile)
     d_positions: Maybe = None
-    sums: Any = call.arrays[:1] * 2
+    sums = call.arrays[0]
     if tables is not None:
         d_positions = own[3].new_empty((call.B, call.H, call.M))
-        sums = own[3].new_zeros((2, programs * tile.warps, tables.row))
+        sums = own[3].new_zeros((2, programs, tables.row))
     backward_queries[(programs,)](
         *call.arrays,
         *own,
@@ -155,15 +156,15 @@ def _queries(
         *call.over_scores,
         found[0],
         own[3] if d_positions is None else d_positions,
-        *sums,
+        sums,
         *call.strides(placed),
         *call.sizes(tables),
         call.scale,
         call.factor,
         **call.constants(tile, tables),
+        **call.rows("KV"),
         ROW_TAIL=call.M % tile.rows != 0,
         PARTS=call.gradient_parts,
-        WARPS=tile.warps,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
@@ -196,6 +197,7 @@ def _keys(
         call.scale,
         call.factor,
         **call.constants(tile, tables),
+        **call.rows("Q"),
         ROW_TAIL=call.M % tile.rows != 0,
         PARTS=call.gradient_parts,
         WEIGHT_PARTS=call.parts,
@@ -303,12 +305,22 @@ class _Arguments:
             "NATURAL": self.natural,
             "PAD_D": wide[0] != self.D,
             "PAD_DV": wide[1] != self.Dv,
-            # Compiled in, but not for each of the widths that share code.
-            **{
-                f"{name}_ROW": array.stride(2) if array.shape[-1] in wide else 0
-                for name, array in zip("QKV", self.arrays, strict=True)
-            },
         }
+
+    def rows(self, names: str) -> dict[str, int]:
+        """From a row of query (Q), key (K) or value (V) to the next, where that is to be compiled in; else 0.
+
+        So it is where rows follow each other, and where the heads of a row do: other numbers are too many, and so would
+        be those of all widths that share code.
+        """
+        found = {}
+        for name in names:
+            array = self.arrays["QKV".index(name)]
+            heads, size, width = array.shape[1:]
+            common = size > 1 and width == max(16, triton.next_power_of_2(width))
+            known = common and array.stride(2) in (width, heads * width)
+            found[f"{name}_ROW"] = array.stride(2) if known else 0
+        return found
 
 
 def tables_of(lines: list[Any], smooth: bool) -> Tables:

@@ -184,20 +184,18 @@ def weighted_sum(p, v, acc, PARTS: tl.constexpr):
 
 @triton.jit
 def part_sums(
-    ds, x, p, first, count, edges, slopes, sums, far_sums, table, STEPS: tl.constexpr, MOST: tl.constexpr,
-    WARPS: tl.constexpr,
+    ds, x, p, first, count, edges, slopes, sums, apart, STEPS: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
     """Row sums of ds times the slope; adds the sums of ds and of ds t over each cell to the program's own tables.
 
-    A program has ``WARPS`` rows of each table, one for each part of the rows of its tile, so that no warp waits for
-    another. The additions are atomic not because others add to these rows, but because one thread then makes them all,
-    in order.
+    The second table lies ``apart`` numbers behind the first. The additions are atomic not because others add to these
+    rows, but because one thread then makes them all, in order.
     """
     if MOST == FOLDED:  # x and p are small
         rows = tl.sum(ds, 1)
         moved = rows * tl.load(slopes + first)
         # p has one column
-        _add(sums, far_sums, first, table, rows, tl.sum(ds * x, 1) - rows * tl.sum(p, 1), WARPS)
+        _add(sums, apart, first, rows, tl.sum(ds * x, 1) - rows * tl.sum(p, 1))
     elif MOST == SEARCH:
         t = x - p
         far = tl.where(ds == 0.0, 0.0, ds * t)  # 0 times what is not finite
@@ -205,32 +203,32 @@ def part_sums(
         moved = tl.sum(ds * tl.load(slopes + cell), 1)
         for c in range(tl.min(tl.min(cell, 1), 0), tl.max(tl.max(cell, 1), 0) + 1):
             here, there = tl.where(cell == c, ds, 0.0), tl.where(cell == c, far, 0.0)
-            _add(sums, far_sums, c, table, tl.sum(here, 1), tl.sum(there, 1), WARPS)
+            _add(sums, apart, c, tl.sum(here, 1), tl.sum(there, 1))
     else:
         t = x - p
         moved = tl.sum(ds, 1) * 0.0
         if MOST == ANY:
             for cell in tl.range(first, first + count + 1):
-                moved += _sums_of_cell(ds, t, cell, first, edges, slopes, sums, far_sums, table, WARPS)
+                moved += _sums_of_cell(ds, t, cell, first, edges, slopes, sums, apart)
         else:
             for k in tl.static_range(MOST + 1):
                 if k <= count:
-                    moved += _sums_of_cell(ds, t, first + k, first, edges, slopes, sums, far_sums, table, WARPS)
+                    moved += _sums_of_cell(ds, t, first + k, first, edges, slopes, sums, apart)
     return moved
 
 
 @triton.jit
-def _sums_of_cell(ds, t, cell, first, edges, slopes, sums, far_sums, table, WARPS: tl.constexpr):
+def _sums_of_cell(ds, t, cell, first, edges, slopes, sums, apart):
     """What one cell adds: below the tile's first and beyond its last cell there is nothing."""
     low = tl.where(cell == first, -INFINITY, tl.load(edges + tl.maximum(cell - 1, 0)))
     inside = tl.where((t > low) & (t <= tl.load(edges + cell)), ds, 0.0)
     rows = tl.sum(inside, 1)
-    _add(sums, far_sums, cell, table, rows, tl.sum(inside * t, 1), WARPS)
+    _add(sums, apart, cell, rows, tl.sum(inside * t, 1))
     return rows * tl.load(slopes + cell)
 
 
 @triton.jit
-def _add(sums, far_sums, cell, table, rows, far_rows, WARPS: tl.constexpr):
-    at = tl.arange(0, WARPS) * table + cell
-    tl.atomic_add(sums + at, tl.sum(tl.reshape(rows, (WARPS, rows.shape[0] // WARPS)), 1), sem="relaxed")
-    tl.atomic_add(far_sums + at, tl.sum(tl.reshape(far_rows, (WARPS, rows.shape[0] // WARPS)), 1), sem="relaxed")
+def _add(sums, apart, cell, rows, far_rows):
+    """Both sums at once: each crossing from warp to warp makes all of them wait."""
+    both = tl.sum(tl.join(rows, far_rows), 0)
+    tl.atomic_add(sums + cell + tl.arange(0, 2) * apart, both, sem="relaxed")

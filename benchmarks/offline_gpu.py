@@ -1,12 +1,9 @@
 """Compile the kernels for a GPU without having one: what the launcher would launch, for compute capability 9.0.
 
     python benchmarks/offline_gpu.py [--only TEXT] [--first 3]
-    python benchmarks/offline_gpu.py --tiles
 
 It needs Triton, and takes some seconds for each kernel. A line for each: registers, spilled bytes, shared memory,
-whether ptxas says that it serializes products, and how many barriers the code has. ``--tiles`` compiles nothing: it
-counts, for the benchmark's networks, the edges in tiles of 64 queries and 64 keys, with one edge for each knot, as a
-network has, and with two, as other lines have.
+whether ptxas says that it serializes products, and how many barriers the code has.
 """
 
 from __future__ import annotations
@@ -23,10 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import compile_gpu
-import numpy as np
 import torch
 import triton
-from attention_calls import Setting
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -109,34 +104,11 @@ def facts(built: Any) -> str:
     return f"{registers} registers, {spilled} bytes spilled, {built.metadata.shared} bytes shared{serial}"
 
 
-def count_tiles() -> None:
-    """How many tiles are of each kind, and how many cells the backward kernel sums in a tile."""
-    few, side = int(_triton_launch.FEW.value), 64
-    for hidden in (64, 512):
-        arrays = Setting(8192, 16, 64, hidden, "real", True).arrays()
-        knots = np.sort(-arrays[5] / arrays[4])
-        queries, values = (places.reshape(-1, side) for places in arrays[8:])
-        least = values.min(1)[None, :] - queries.max(1)[:, None]
-        most = values.max(1)[None, :] - queries.min(1)[:, None]
-        far = np.where(least > 0, 2 * least >= most, 2 * most <= least)
-        for edges in (1, 2):
-            all_edges = np.repeat(knots, edges)
-            count = np.searchsorted(all_edges, most) - np.searchsorted(all_edges, least)
-            kind = np.where((count > 0) | ~far, 1, 0) + (count > 2) + (count > few)
-            shares = ", ".join(f"{share:.1%}" for share in np.bincount(kind.ravel(), minlength=4) / kind.size)
-            cells = np.where(kind == 0, 1, count + 1).mean()
-            print(f"{hidden} hidden, {edges} edges a knot: kinds 0 to 3 {shares}; {cells:.2f} cells a tile")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="variants whose name has this in it")
     parser.add_argument("--first", type=int, default=1000, help="as many variants")
-    parser.add_argument("--tiles", action="store_true", help="count edges in tiles")
     options = parser.parse_args()
-    if options.tiles:
-        count_tiles()
-        return 0
     seen = record(lambda name, built, took: print(f"    {name}: {facts(built)}, {took:.1f} s", flush=True))
     failed = 0
     own = [one for one in compile_gpu.variants() if one.path != "torch-flex-knots"]  # PyTorch's compiler needs the GPU

@@ -11,8 +11,8 @@ come the fewest clocks that a multiprocessor needs, if nothing ever waits:
 
 =======  ==================================================================================================
 issue    each of four schedulers issues one instruction of a warp in a clock
-fma      additions, products and multiply-adds of float32, 128 in a clock
-alu      comparisons, selections, minima, whole numbers and conversions, 64 in a clock
+fma      additions, products and multiply-adds of float32, 128 in a clock; those of whole numbers too
+alu      comparisons, selections, minima, other whole numbers and conversions, 64 in a clock
 mufu     exponentials, 16 in a clock
 tensor   4096 operations of products of halves in a clock
 =======  ==================================================================================================
@@ -62,8 +62,8 @@ MULTIPROCESSORS, CLOCK, SCHEDULERS = 132, 1.98e9, 4
 REGISTERS, SHARED = 65536, 227 * 1024  # of a multiprocessor
 PIPES = ("issue", "fma", "alu", "mufu", "tensor")
 KERNELS = {"forward": "forward", "queries": "backward_queries", "keys": "backward_keys"}
-FLOATS = {"FADD", "FMUL", "FFMA"}
-WHOLE = {"IMAD", "IADD3", "LEA", "LOP3", "SHF", "ISETP", "SEL", "FSETP", "FSEL", "FMNMX", "F2FP", "PRMT", "PLOP3"}
+FLOATS = {"FADD", "FMUL", "FFMA", "IMAD"}
+WHOLE = {"F2F", "IADD3", "LEA", "LOP3", "SHF", "ISETP", "SEL", "FSETP", "FSEL", "FMNMX", "F2FP", "PRMT", "PLOP3"}
 WHOLE |= {"VIADD", "VIMNMX", "VIADDMNMX", "SGXT"}
 # Most edges of each kind of tiles but the last two; what is before it had these.
 MOST_EDGES = getattr(_triton_tile, "MOST_EDGES", triton.language.constexpr((-1, 2, 8, -2, -3))).value
