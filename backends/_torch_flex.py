@@ -169,7 +169,8 @@ def _bias_tables(call: Call, bias: Any, mask: Any) -> tuple[str, list[Tensor]]:
     if bias is None:
         return "plain", []
     if not isinstance(bias, PositionBias):
-        return "matrix", [over_leading(call, bias)]
+        # A gradient is summed in the dtype of what it belongs to, and rounded to the matrix's own once.
+        return "matrix", [over_leading(call, widen(bias) if torch.is_grad_enabled() and bias.requires_grad else bias)]
     f = bias.f
     if type(f) is BoxMLP:
         offsets = f.offsets(bias.query_positions, bias.value_positions)

@@ -34,22 +34,25 @@ CLAIMS |= {"grad", "bias_grad", "position_bias", "parameter_grad", "lse_grad", "
 ROUNDED = "the weights are rounded to a half before they meet the values, as the path's name says"
 
 
-def rounding(convert: Any) -> Any:
-    """What the interpreter converts numbers with, but to bfloat16 by the nearest, as a GPU does: it cuts them off."""
+def as_on_a_gpu(convert: Any) -> Any:
+    """What the interpreter converts numbers with, but for bfloat16: there it cuts off, and mistakes small numbers."""
 
-    def to_nearest(numbers: Any, given: Any, wanted: Any, mode: Any) -> Any:
-        if (given.name, wanted.name) != ("fp32", "bf16"):
-            return convert(numbers, given, wanted, mode)
-        whole = torch.from_numpy(np.ascontiguousarray(numbers).view(np.float32).reshape(numbers.shape))
-        return whole.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    def converted(numbers: Any, given: Any, wanted: Any, mode: Any) -> Any:
+        pair = given.name, wanted.name
+        if pair == ("fp32", "bf16"):
+            whole = torch.from_numpy(np.ascontiguousarray(numbers).view(np.float32).reshape(numbers.shape))
+            return whole.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+        if pair == ("bf16", "fp32"):  # the same bits, and zeros behind them
+            return numbers.view(np.uint16).astype(np.uint32) << np.uint32(16)
+        return convert(numbers, given, wanted, mode)
 
-    return to_nearest
+    return converted
 
 
 if not CUDA and importlib.util.find_spec("triton") is not None:
     from triton.runtime import interpreter
 
-    interpreter._convert_float = rounding(interpreter._convert_float)
+    interpreter._convert_float = as_on_a_gpu(interpreter._convert_float)
 
 
 def on(path: str, *arrays: Any, **keywords: Any) -> Any:

@@ -102,6 +102,25 @@ def test_values_and_gradients_are_those_of_the_reference(kind: str, masked: bool
         assert (got - want)[finite].abs().max() <= 1e-5 * max(1.0, want[finite].abs().max())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_gradient_of_a_matrix_of_halves_is_rounded_once(dtype: Any, plainly: None) -> None:
+    random = np.random.default_rng(9)
+    arrays = [leaf(random, B, h, n, d).detach().to(dtype) for h, n, d in ((H, M, D), (Hk, N, D), (Hk, N, Dv))]
+    bias = leaf(random, H, 1, N).detach().to(dtype).requires_grad_()
+    weights = torch.as_tensor(random.integers(-4, 5, size=(B, H, M, Dv)) / 4)  # halves hold them
+    found = []
+    for path, given, of in (
+        ("torch-flex-knots", arrays, bias),
+        ("reference", [a.double() for a in arrays], wide(bias)),
+    ):
+        with use_backend(path):
+            output = indirect_attention(*given, bias=of)
+        found.append(torch.autograd.grad((output.double() * weights).sum(), of)[0].double())
+    got, want = found
+    # One rounding, and sums of float32 as above.
+    assert ((got - want).abs() <= torch.finfo(dtype).eps / 2 * want.abs() + 1e-5).all()
+
+
 @pytest.mark.parametrize("kind", ["mlp", "table"])
 def test_offsets_on_knots_have_the_gradient_of_the_knot(kind: str, plainly: None) -> None:
     """Whole positions and knots at whole numbers: a ReLU has the derivative 0 at 0, on both of its sides."""
