@@ -78,8 +78,8 @@ def ring_attention(
     Raises
     ------
     TypeError, ValueError
-        On every rank, as :func:`ia_core.indirect_attention` on one; and if the parts of ranks do not fit each other, if
-        a gradient is asked for on some ranks only, or if this rank is none of the group (IA-X-25).
+        On every rank, as :func:`ia_core.indirect_attention` on one; and if ranks do not fit each other, also in whether
+        a gradient is asked for, or this rank is none of the group (IA-X-25).
     RuntimeError
         If a rank of the group is gone, at the latest after the group's timeout; and if a second derivative is taken.
 
@@ -163,7 +163,7 @@ def _parts(query: Any, key: Any, value: Any, bias: Any, mask: Any) -> Parts:
 
 
 def _meet(query: Any, key: Any, value: Any, bias: Any, mask: Any, scale: Any, group: Any, parts: Parts) -> Ring:
-    """Check the call on every rank, and that the ranks fit each other; one that is wrong is so for all."""
+    """Check the call on every rank, and that they fit each other, also backward; one that is wrong is so for all."""
     is_position = isinstance(bias, PositionBias)
     mine: dict[str, Any] = {}
     error: Exception | None = None
@@ -180,7 +180,6 @@ def _meet(query: Any, key: Any, value: Any, bias: Any, mask: Any, scale: Any, gr
             "value without N": (*value.shape[:-2], value.shape[-1]),
             "the dtypes of what travels": [str(part.dtype) for part in parts.moving.values()],
             "the kind of bias": type(bias.f).__name__ if is_position else None,
-            # Backward all ranks meet again.
             "whether a gradient is asked for": torch.is_grad_enabled()
             and any(part.requires_grad for part in (*parts.staying.values(), *parts.moving.values())),
         }
@@ -202,8 +201,8 @@ def _meet(query: Any, key: Any, value: Any, bias: Any, mask: Any, scale: Any, gr
         except (TypeError, ValueError) as caught:
             error = caught
         _raise_together({}, error, group)
-    query_rank = bias.f.query_rank if is_position else 1
-    return Ring(call, group, rank, shapes, tuple(parts.staying), tuple(parts.moving), parts.f, query_rank)
+    names = tuple(parts.staying), tuple(parts.moving)
+    return Ring(call, group, rank, shapes, *names, parts.f, bias.f.query_rank if is_position else 1)
 
 
 def _raise_together(mine: Any, error: Exception | None, group: Any) -> list[Any]:
@@ -296,11 +295,8 @@ def _gradients(ring: Ring, saved: Any, of_output: Any, of_low: Any) -> list[Any]
 
 def _of_tensors(ring: Ring, tensors: Any) -> Parts:
     count = len(ring.staying)
-    staying, moving = (
-        dict(zip(names, some, strict=True))
-        for names, some in ((ring.staying, tensors[:count]), (ring.moving, tensors[count:]))
-    )
-    return Parts(staying, moving, ring.f)
+    staying = dict(zip(ring.staying, tensors[:count], strict=True))
+    return Parts(staying, dict(zip(ring.moving, tensors[count:], strict=True)), ring.f)
 
 
 def _tiles(ring: Ring, step: int, M: int) -> list[tuple[int, int]]:

@@ -274,6 +274,7 @@ def test_gradients_of_shared_keys_are_rounded_once(dtype: str) -> None:
     half = float(jnp.finfo(dtype).eps) / 2
     for name, got, want in zip(("query", "key", "value"), gradients(on_pallas, rows), true, strict=True):
         error = jnp.abs(got.astype("float64") - want)
+        # One rounding to the half, and sums of some tens of float32's terms, each within 2^-24 of the largest.
         assert float(jnp.max(error - half * jnp.abs(want))) <= 1e-5 * float(jnp.max(jnp.abs(want))), name
 
 
