@@ -30,7 +30,7 @@ def lines_of_network(f: OffsetMLP) -> tuple[Tensor, Tensor, Tensor]:
 @torch.library.custom_op("ia_core::triton_lines", mutates_args=())
 def _compile(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Knots, slopes, intercepts, (2 K + 1, K) which units are active in which cell, 1 or 0, and edges."""
-    from ._triton_launch import cdiv, on
+    from ._triton_call import cdiv, on
     from ._triton_lines import sort_knots, sum_active
 
     knots, slopes, intercepts, active, edges = results = _empty(w1, w2)

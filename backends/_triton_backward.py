@@ -10,16 +10,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_forward import LN2, LOG2E, SIZES, load_positions, load_rows, row_step, scores_in_tile
+from ._triton_forward import LN2, LOG2E, SIZES, load_pairs, load_positions, load_rows, row_step, scores_in_tile
+from ._triton_sums import TABLES, part_sums
 from ._triton_tile import (
     FOLDED,
     KINDS,
     MOST_EDGES,
     PIPED,
     SEARCH,
-    part_sums,
+    line_of_tile,
     parts_of,
     product,
+    row_zeros,
     weighted_sum,
 )
 
@@ -27,27 +29,18 @@ __all__ = ["backward_keys", "backward_queries"]
 
 
 @triton.jit
-def _weights(s, base, NATURAL: tl.constexpr, SHIFT: tl.constexpr):
-    if NATURAL:
-        p = tl.exp2((s - base) * LOG2E + SHIFT)
-    else:
-        p = tl.exp2(s - (base - SHIFT))
-    return p
-
-
-@triton.jit
 def _scores_gradient(
     q, do, k, v, x, p_at, first, count, low, r, i, j, edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n,
     M, N, scale, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
-    NATURAL: tl.constexpr, SHIFT: tl.constexpr, MOST: tl.constexpr,
+    NATURAL: tl.constexpr, SHIFT: tl.constexpr, MOST: tl.constexpr, SMOOTH: tl.constexpr,
 ):  # fmt: skip
     """Weights, ds and slopes of a tile. Its axes are those of ``q k^T``: keys and queries may change places."""
     s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
     s, slope = scores_in_tile(
-        s, x, p_at, first, count, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m, mask_n, i, j, M, N,
-        STEPS, DENSE, MASKED, TAIL, MOST,
+        s, x, p_at, low if NATURAL else low - SHIFT, first, count, edges, slopes, lines, bias, bias_m, bias_n, mask,
+        mask_m, mask_n, i, j, M, N, STEPS, DENSE, MASKED, TAIL, MOST, SMOOTH,
     )  # fmt: skip
-    p = _weights(s, low, NATURAL, SHIFT)
+    p = tl.exp2(s * LOG2E + SHIFT if NATURAL else s)
     ds = p * (product(do, tl.trans(v), tl.zeros((do.shape[0], v.shape[0]), tl.float32)) - r)
     if DENSE or MASKED or MOST == SEARCH:
         ds = tl.where(p == 0.0, 0.0, ds)  # nothing flows where nothing is read, also where a product is not finite
@@ -58,66 +51,66 @@ def _scores_gradient(
 
 @triton.jit
 def _queries_with_tile(
-    dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes, lines,
+    dq, moved, q, do, low, r, tile, first, count, line, p_at, i, d, e, key, value, places, edges, slopes, lines,
     bias, mask,
-    sums, apart, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale,
+    sums, apart, table, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale,
     COLUMNS: tl.constexpr, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
-    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOST: tl.constexpr,
+    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr,
+    MOST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the queries, and of their positions but for the sign, with one more tile of keys."""
     j = tile * COLUMNS + tl.arange(0, COLUMNS)
     x = p_at
     if STEPS > 0:
-        x = load_positions(value_positions, j, N, TAIL)
+        x, near = load_pairs(places, j, N, TAIL)
     along = x
     if MOST == FOLDED:
-        slope, origin = tl.load(slopes + first), tl.load(value_positions + tile * COLUMNS)
-        x, p_at = x - origin, p_at - origin
-        along = slope * x + tl.load(lines + first)
+        slope, bias_at_0, origin = line
+        x, p_at = near, p_at - origin
+        along = slope * x + bias_at_0
         low += slope * p_at
     k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
     v = load_rows(value, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
     _, ds, _ = _scores_gradient(
         q, do, k, v, along[None, :], p_at[:, None], first, count, low[:, None], r[:, None], i[:, None], j[None, :],
         edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
-        STEPS, DENSE, MASKED, TAIL, NATURAL, 0, MOST,
+        STEPS, DENSE, MASKED, TAIL, NATURAL, 0, MOST, SMOOTH,
     )  # fmt: skip
     if STEPS > 0:
-        moved += part_sums(ds, x[None, :], p_at[:, None], first, count, edges, slopes, sums, apart, STEPS, MOST)
+        moved += part_sums(
+            ds, x[None, :], p_at[:, None], first, count, edges, slopes, sums, apart, table, STEPS, MOST, SMOOTH
+        )
     return weighted_sum(ds, k, dq, PARTS), moved
 
 
 @triton.jit
 def _keys_with_tile(
-    dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest, query_positions, edges, slopes,
-    lines,
+    dk, dv, moved, k, v, tile, first, count, line, x, j, d, e, query, cotangent, rests, places, edges, slopes, lines,
     bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, WEIGHT_PARTS: tl.constexpr, SHIFT: tl.constexpr,
-    PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOVE: tl.constexpr, MOST: tl.constexpr,
+    PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr, MOVE: tl.constexpr, MOST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of keys, values and their positions with one more tile of queries."""
     i = tile * ROWS + tl.arange(0, ROWS)
     p_at = x
     if STEPS > 0:
-        p_at = load_positions(query_positions, i, M, ROW_TAIL)
+        p_at, near = load_pairs(places, i, M, ROW_TAIL)
     q = load_rows(query, i[:, None], d[None, :], q_m, q_d, M, D, PAD_D or ROW_TAIL)
     step = DV if PAD_DV else e.shape[0]
     do = load_rows(cotangent, i[:, None], e[None, :], step, 1, M, DV, PAD_DV or ROW_TAIL)
+    low, r = load_pairs(rests, i, M, ROW_TAIL)
     if ROW_TAIL:
-        low = tl.load(base + i, mask=i < M, other=float("inf"))
-        r = tl.load(rest + i, mask=i < M, other=0.0)
-    else:
-        low, r = tl.load(base + i), tl.load(rest + i)
+        low = tl.where(i < M, low, float("inf"))
     along = x
     if MOST == FOLDED:
-        slope, origin = tl.load(slopes + first), tl.load(query_positions + tile * ROWS)
-        along = slope * (x - origin)
-        low += slope * (p_at - origin) - tl.load(lines + first)
+        slope, bias_at_0, origin = line
+        along = slope * (x - origin) + bias_at_0
+        low += slope * near
     p, ds, slopes_there = _scores_gradient(
         k, v, q, do, along[:, None], p_at[None, :], first, count, low[None, :], r[None, :], i[None, :], j[:, None],
         edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
-        STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, MOST,
+        STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, MOST, SMOOTH,
     )  # fmt: skip
     dv = weighted_sum(p, do, dv, WEIGHT_PARTS)
     if MOVE:
@@ -127,20 +120,22 @@ def _keys_with_tile(
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_queries(
-    query, key, value, output, cotangent, lse_cotangent, base, rest,
-    query_positions, value_positions, order, ends, edges, slopes, lines, bias, mask,
+    query, key, value, output, cotangent, lse_cotangent, base, rests,
+    positions, places, order, ends, edges, slopes, lines, bias, mask,
     d_query, d_positions, sums,
     q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d,
-    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, order_b, ends_b,
+    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, positions_b, places_b, order_b, ends_b,
     H, GROUP, M, N, D, DV, table, scale, factor,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
-    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
+    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr,
     K_ROW: tl.constexpr, V_ROW: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of a block of queries and of its positions, and its part of the sums over cells; writes ``rest``, r.
+    """Gradients of a block of queries and of its positions, and its part of the sums over cells.
 
-    ``sums`` are two tables with a row of ``table`` numbers for each program, and begin as zeros.
+    It writes ``rests``: lse and r.
+
+    ``sums`` are two tables with rows of ``table`` numbers, ``TABLES`` of each program or one; they begin as zeros.
     """
     k_n, v_n = row_step(k_n, K_ROW), row_step(v_n, V_ROW)
     blocks = tl.cdiv(M, ROWS)
@@ -157,58 +152,65 @@ def backward_queries(
     do = load_rows(cotangent + row * DV, i[:, None], e[None, :], DV, 1, M, DV, PAD_DV or ROW_TAIL)
     o = load_rows(output + row * DV, i[:, None], e[None, :], DV, 1, M, DV, PAD_DV or ROW_TAIL)
     r = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1) - tl.load(lse_cotangent + row + i, mask=i < M, other=0.0)
-    tl.store(rest + row + i, r, mask=i < M)
     low = tl.load(base + row + i, mask=i < M, other=float("inf"))
+    rests += (row + i) * 2
+    tl.store(rests, low, mask=i < M)
+    tl.store(rests + 1, r, mask=i < M)
     tiles = tl.cdiv(N, COLUMNS)
     p_at = tl.zeros((ROWS,), tl.float32)
     dq = tl.zeros((ROWS, BLOCK_D), tl.float32)
-    moved = tl.zeros((ROWS,), tl.float32)
+    moved = tl.zeros((ROWS, 8), tl.float32)
     if STEPS == 0:
         for at in tl.range(0, tiles):
             dq, moved = _queries_with_tile(
-                dq, moved, q, do, low, r, at, 0, 0, p_at, i, d, e, key, value, value_positions, edges,
-                slopes, lines, bias, mask, sums, 0, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV,
-                scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, 0,
+                dq, moved, q, do, low, r, at, 0, 0, (0.0, 0.0, 0.0), p_at, i, d, e, key, value, places, edges,
+                slopes, lines, bias, mask, sums, 0, 0, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV,
+                scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, SMOOTH, 0,
             )  # fmt: skip
     else:
-        p_at = load_positions(query_positions + b * qp_b, i, M, ROW_TAIL)
-        value_positions += b * vp_b
+        zeros = row_zeros(q, COLUMNS)
+        p_at = load_positions(positions + b * positions_b, i, M, ROW_TAIL) + zeros
+        low += zeros
+        r += zeros
+        places += b * places_b
         order += b * order_b + block * tiles
         ends += b * ends_b + block * KINDS
         slopes += h * table
         lines += h * table
-        sums += program.to(tl.int64) * table
-        apart = tl.num_programs(0).to(tl.int64) * table
+        copies = TABLES if ROWS >= 16 * TABLES else 1
+        sums += program.to(tl.int64) * copies * table
+        apart = tl.num_programs(0).to(tl.int64) * copies * table
         end = 0
         for kind in tl.static_range(KINDS):
             start, end = end, tl.load(ends + kind)
             ahead = tl.load(order + tl.minimum(start, tiles - 1))
             for at in tl.range(start, end, num_stages=None if kind < PIPED else 1):
                 tile, first, count = parts_of(ahead)
+                line = line_of_tile(ahead, slopes, lines, places, COLUMNS)
                 ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
                 dq, moved = _queries_with_tile(
-                    dq, moved, q, do, low, r, tile, first, count, p_at, i, d, e, key, value, value_positions, edges,
-                    slopes, lines, bias, mask, sums, apart, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N,
-                    D, DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV,
-                    MOST_EDGES[kind],
+                    dq, moved, q, do, low, r, tile, first, count, line, p_at, i, d, e, key, value, places, edges,
+                    slopes, lines, bias, mask, sums, apart, table, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n,
+                    M, N, D, DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV,
+                    SMOOTH, MOST_EDGES[kind],
                 )  # fmt: skip
-        tl.store(d_positions + row + i, moved * -LN2, mask=i < M)
+        tl.store(d_positions + row + i, tl.sum(moved, 1) * -LN2, mask=i < M)
     at = d_query + (row + i)[:, None] * D + d[None, :]
     tl.store(at, (dq * factor).to(d_query.dtype.element_ty), mask=(i[:, None] < M) & (d[None, :] < D))
 
 
 @triton.jit(do_not_specialize=SIZES)
 def backward_keys(
-    query, key, value, cotangent, base, rest,
-    query_positions, value_positions, order, ends, edges, slopes, lines, bias, mask,
+    query, key, value, cotangent, rests,
+    positions, places, order, ends, edges, slopes, lines, bias, mask,
     d_key, d_value, d_positions,
     q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d,
-    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, order_b, ends_b,
+    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, positions_b, places_b, order_b, ends_b,
     H, GROUP, M, N, D, DV, table, scale, factor,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, WEIGHT_PARTS: tl.constexpr, SHIFT: tl.constexpr,
-    PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOVE: tl.constexpr,
+    PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr, MOVE: tl.constexpr,
     Q_ROW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and values for one query head, and of their positions where these ``MOVE``.
@@ -227,8 +229,7 @@ def backward_keys(
     k = load_rows(key + b * k_b + (h // GROUP) * k_h, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
     v = load_rows(value + b * v_b + (h // GROUP) * v_h, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
     cotangent += row * DV
-    base += row
-    rest += row
+    rests += row * 2
     tiles = tl.cdiv(M, ROWS)
     x = tl.zeros((COLUMNS,), tl.float32)
     dk = tl.zeros((COLUMNS, BLOCK_D), tl.float32)
@@ -237,13 +238,13 @@ def backward_keys(
     if STEPS == 0:
         for at in tl.range(0, tiles):
             dk, dv, moved = _keys_with_tile(
-                dk, dv, moved, k, v, at, 0, 0, x, j, d, e, query, cotangent, base, rest, query_positions, edges,
+                dk, dv, moved, k, v, at, 0, 0, (0.0, 0.0, 0.0), x, j, d, e, query, cotangent, rests, places, edges,
                 slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
-                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE, 0,
+                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, SMOOTH, MOVE, 0,
             )  # fmt: skip
     else:
-        x = load_positions(value_positions + b * vp_b, j, N, TAIL)
-        query_positions += b * qp_b
+        x = load_positions(positions + b * positions_b, j, N, TAIL)
+        places += b * places_b
         order += b * order_b + block * tiles
         ends += b * ends_b + block * KINDS
         slopes += h * table
@@ -254,12 +255,13 @@ def backward_keys(
             ahead = tl.load(order + tl.minimum(start, tiles - 1))
             for at in tl.range(start, end, num_stages=None if kind < PIPED else 1):
                 tile, first, count = parts_of(ahead)
+                line = line_of_tile(ahead, slopes, lines, places, ROWS)
                 ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
                 dk, dv, moved = _keys_with_tile(
-                    dk, dv, moved, k, v, tile, first, count, x, j, d, e, query, cotangent, base, rest,
-                    query_positions, edges, slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N,
+                    dk, dv, moved, k, v, tile, first, count, line, x, j, d, e, query, cotangent, rests, places, edges,
+                    slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N,
                     D, DV, scale, ROWS, STEPS, DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT,
-                    PAD_D, PAD_DV, MOVE, MOST_EDGES[kind],
+                    PAD_D, PAD_DV, SMOOTH, MOVE, MOST_EDGES[kind],
                 )  # fmt: skip
     if MOVE:
         tl.store(d_positions + bh.to(tl.int64) * N + j, moved * LN2, mask=j < N)

@@ -9,9 +9,20 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_tile import FOLDED, KINDS, MOST_EDGES, PIPED, bias_in_tile, parts_of, product, weighted_sum
+from ._triton_tile import FOLDED, KINDS, MOST_EDGES, PIPED, line_of_tile, parts_of, product, weighted_sum, with_bias
 
-__all__ = ["LN2", "LOG2E", "SIZES", "forward", "load_positions", "load_rows", "row_step", "scores_in_tile"]
+__all__ = [
+    "LN2",
+    "LOG2E",
+    "SIZES",
+    "forward",
+    "load_pairs",
+    "load_place",
+    "load_positions",
+    "load_rows",
+    "row_step",
+    "scores_in_tile",
+]
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -40,19 +51,35 @@ def load_rows(pointer, rows, columns, stride, step, MORE, WIDTH, CHECK: tl.const
 
 @triton.jit
 def load_positions(pointer, at, length, CHECK: tl.constexpr):
-    """Positions of a tile; beyond the end the last one, which is as finite as it is."""
+    """Positions of a block; beyond the end the last one, which is as finite as it is."""
     if CHECK:
         at = tl.minimum(at, length - 1)
     return tl.load(pointer + at)
 
 
 @triton.jit
+def load_place(places, WHICH: tl.constexpr, at, length, CHECK: tl.constexpr):
+    """Positions of a tile, as they are (0) or from its first on (1)."""
+    if CHECK:
+        at = tl.minimum(at, length - 1)
+    return tl.load(places + at * 2 + WHICH)
+
+
+@triton.jit
+def load_pairs(pointer, at, length, CHECK: tl.constexpr):
+    """Two numbers for each row or column of a tile: so many that a thread loads one, not all that it needs."""
+    if CHECK:
+        at = tl.minimum(at, length - 1)
+    return tl.split(tl.load(pointer + at[:, None] * 2 + tl.arange(0, 2)[None, :]))
+
+
+@triton.jit
 def scores_in_tile(
-    s, x, p, first, count, edges, slopes, lines, bias, bias_rows, bias_columns, mask, mask_rows, mask_columns, rows,
-    columns,
-    M, N, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, MOST: tl.constexpr,
+    s, x, p, minus, first, count, edges, slopes, lines, bias, bias_rows, bias_columns, mask, mask_rows, mask_columns,
+    rows, columns, M, N, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
+    MOST: tl.constexpr, SMOOTH: tl.constexpr,
 ):  # fmt: skip
-    """Scaled products with the bias, -inf where nothing may be attended to, and the slopes of the bias.
+    """Scaled products with the bias less ``minus``, -inf where nothing may be attended to, and the bias' slopes.
 
     ``rows`` and ``columns`` are the numbers of queries and keys, one of them as a row and the other as a column; ``x``
     and ``p`` are the positions of values and queries, likewise; of a folded bias ``x`` is the part along one axis.
@@ -60,15 +87,17 @@ def scores_in_tile(
     slope = 0.0
     if MOST == FOLDED:
         s += x
+        s -= minus
         slope = tl.load(slopes + first)
     elif STEPS > 0:
-        found, slope = bias_in_tile(x, p, first, count, edges, slopes, lines, STEPS, MOST)
-        s += found
+        s, slope = with_bias(s, x - p, minus, first, count, edges, slopes, lines, STEPS, MOST, SMOOTH)
     if DENSE or MASKED:
         there = (rows < M) & (columns < N)
     if DENSE:
         at = rows.to(tl.int64) * bias_rows + columns.to(tl.int64) * bias_columns
         s += tl.load(bias + at, mask=there, other=0.0).to(tl.float32)
+    if STEPS == 0:
+        s -= minus
     if MASKED:
         at = rows.to(tl.int64) * mask_rows + columns.to(tl.int64) * mask_columns
         s = tl.where(tl.load(mask + at, mask=there, other=0) != 0, s, float("-inf"))
@@ -79,27 +108,28 @@ def scores_in_tile(
 
 @triton.jit
 def _with_tile(
-    acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes, lines, bias,
+    acc, top, total, q, tile, first, count, line, p_at, i, d, e, key, value, places, edges, slopes, lines, bias,
     mask,
     k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, NATURAL: tl.constexpr,
-    PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOST: tl.constexpr,
+    PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr,
+    MOST: tl.constexpr,
 ):  # fmt: skip
     """Weighted sum, maximum and sum of the rows with one more tile of keys."""
     j = tile * COLUMNS + tl.arange(0, COLUMNS)
     x = p_at
     row = tl.zeros(p_at.shape, tl.float32)
     if STEPS > 0:
-        x = load_positions(value_positions, j, N, TAIL)
+        x = load_place(places, 0 if MOST != FOLDED else 1, j, N, TAIL)
     if MOST == FOLDED:
-        slope, origin = tl.load(slopes + first), tl.load(value_positions + tile * COLUMNS)
-        x = slope * (x - origin) + tl.load(lines + first)
+        slope, bias_at_0, origin = line
+        x = slope * x + bias_at_0
         row = slope * (origin - p_at)
     k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
     s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
     s, _ = scores_in_tile(
-        s, x[None, :], p_at[:, None], first, count, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m, mask_n,
-        i[:, None], j[None, :], M, N, STEPS, DENSE, MASKED, TAIL, MOST,
+        s, x[None, :], p_at[:, None], 0.0, first, count, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m,
+        mask_n, i[:, None], j[None, :], M, N, STEPS, DENSE, MASKED, TAIL, MOST, SMOOTH,
     )  # fmt: skip
     new = tl.maximum(top, tl.max(s, 1) + row)
     safe = tl.where(new == float("-inf"), 0.0, new)
@@ -117,20 +147,24 @@ def _with_tile(
 
 @triton.jit(do_not_specialize=SIZES)
 def forward(
-    query, key, value, output, lse, base, query_positions, value_positions, order, ends, edges, slopes, lines, bias,
+    query, key, value, output, lse, base, left, positions, places, order, ends, edges, slopes, lines, bias,
     mask,
     q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d,
-    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, qp_b, vp_b, order_b, ends_b,
+    bias_b, bias_h, bias_m, bias_n, mask_b, mask_h, mask_m, mask_n, positions_b, places_b, order_b, ends_b,
     H, GROUP, M, N, D, DV, table, scale,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
-    K_ROW: tl.constexpr, V_ROW: tl.constexpr,
+    SMOOTH: tl.constexpr, LEFT: tl.constexpr, K_ROW: tl.constexpr, V_ROW: tl.constexpr,
 ):  # fmt: skip
     """One program for each block of queries and head; the output and the two statistics are contiguous.
 
-    ``base`` is the lse in the units of the scores, +inf for a row without anything to attend to: for the gradient.
+    ``base`` is the lse in the units of the scores, +inf for a row without anything to attend to: for the gradient. If
+    blocks are ``LEFT`` by another kernel, only those are computed.
     """
+    if LEFT:  # noqa: SIM102  a constant of the compiler and a number that is loaded
+        if tl.load(left + tl.program_id(0)) == 0:
+            return
     k_n, v_n = row_step(k_n, K_ROW), row_step(v_n, V_ROW)
     blocks = tl.cdiv(M, ROWS)
     block, bh = tl.program_id(0) % blocks, tl.program_id(0) // blocks
@@ -149,13 +183,13 @@ def forward(
     if STEPS == 0:
         for at in tl.range(0, tiles):
             acc, top, total = _with_tile(
-                acc, top, total, q, at, 0, 0, p_at, i, d, e, key, value, value_positions, edges, slopes,
+                acc, top, total, q, at, 0, 0, (0.0, 0.0, 0.0), p_at, i, d, e, key, value, places, edges, slopes,
                 lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
-                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, 0,
+                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, SMOOTH, 0,
             )  # fmt: skip
     else:
-        p_at = load_positions(query_positions + b * qp_b, i, M, ROW_TAIL)
-        value_positions += b * vp_b
+        p_at = load_positions(positions + b * positions_b, i, M, ROW_TAIL)
+        places += b * places_b
         order += b * order_b + block * tiles
         ends += b * ends_b + block * KINDS
         slopes += h * table
@@ -166,11 +200,13 @@ def forward(
             ahead = tl.load(order + tl.minimum(start, tiles - 1))
             for at in tl.range(start, end, num_stages=None if kind < PIPED else 1):
                 tile, first, count = parts_of(ahead)
+                line = line_of_tile(ahead, slopes, lines, places, COLUMNS)
                 ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
                 acc, top, total = _with_tile(
-                    acc, top, total, q, tile, first, count, p_at, i, d, e, key, value, value_positions, edges, slopes,
+                    acc, top, total, q, tile, first, count, line, p_at, i, d, e, key, value, places, edges, slopes,
                     lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
-                    STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, MOST_EDGES[kind],
+                    STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, SMOOTH,
+                    MOST_EDGES[kind],
                 )  # fmt: skip
     empty = total == 0.0
     acc = acc / tl.where(empty, 1.0, total)[:, None]

@@ -1,71 +1,20 @@
-"""Sizes of tiles, tables and strides for the Triton kernels, and their launches."""
+"""Launches of the Triton kernels."""
 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from ._triton_backward import backward_keys, backward_queries
+from ._triton_bounded import PARTS_OF_KEYS, forward_bounded, longest_keys
+from ._triton_call import Arguments, Maybe, Tables, Tiling, cdiv, on, step, tables_of, tiling
 from ._triton_forward import forward as forward_kernel
-from ._triton_lines import pack_lines
-from ._triton_tile import FEW, KINDS, order_tiles
+from ._triton_sums import TABLES
 
-__all__ = ["Tiling", "backward", "cdiv", "forward", "on", "tables_of", "tiling"]
-
-Maybe: TypeAlias = Tensor | None
-LOG2E = 1 / math.log(2)
-BLOCK = 128  # numbers of the tables that one program writes
-TILES = 32  # that one program looks at together
-
-
-class Tiling(NamedTuple):
-    """Queries and keys of a tile, warps of a program, and loads under way at a time."""
-
-    rows: int
-    columns: int
-    warps: int
-    stages: int
-
-
-def tiling(kernel: str, half: bool, width: int) -> Tiling:
-    """Sizes for one of the kernels ``forward``, ``queries`` and ``keys``; ``width`` is the wider of D and Dv."""
-    if triton.knobs.runtime.interpret:
-        return Tiling(32, 32, 1, 1)
-    if not half:
-        return Tiling(64, 32, 4, 2) if width <= 64 else Tiling(32, 32, 4, 1)
-    if width > 128:
-        return Tiling(64, 32, 4, 2)
-    return _HALVES[kernel, width > 64]
-
-
-_HALVES = {
-    ("forward", False): Tiling(64, 128, 4, 3),
-    ("queries", False): Tiling(64, 64, 4, 3),
-    ("keys", False): Tiling(64, 64, 4, 3),
-    ("forward", True): Tiling(128, 64, 8, 3),
-    ("queries", True): Tiling(64, 64, 4, 2),
-    ("keys", True): Tiling(64, 64, 4, 2),
-}
-
-
-class Tables(NamedTuple):
-    """The lines as the kernels read them, in units of log 2, each table longer than its cells."""
-
-    edges: Tensor
-    slopes: Tensor  # (H, row)
-    lines: Tensor
-    steps: int
-    cells: int
-    every: int  # 2 where knots have no cells of their own, and the cells are each second one of the lines
-
-    @property
-    def row(self) -> int:
-        return self.slopes.shape[1]
+__all__ = ["backward", "forward"]
 
 
 def forward(
@@ -84,13 +33,19 @@ def forward(
         output.zero_(), lse.fill_(-math.inf), base.fill_(math.inf)
         return
     with on(arrays[0]):
-        call = _Arguments(arrays, bias, mask, scale, rounded)
-        tile = tiling("forward", call.half, call.width)
+        call = Arguments(arrays, bias, mask, scale, rounded)
+        tile = tiling("bounded" if call.bounded else "forward", call.half, call.width)
         tables = None if lines[0] is None else tables_of(lines, smooth)
-        placed = call.placed(tables, lines, tile)
-        forward_kernel[(cdiv(call.M, tile.rows) * call.B * call.H,)](
+        placed, reach = call.placed(tables, lines, tile)
+        grid = (cdiv(call.M, tile.rows) * call.B * call.H,)
+        left = None
+        if call.bounded:
+            left = _bounded(call, tables, placed, reach, tile, grid, results)
+            tile = tile._replace(registers=None)
+        forward_kernel[grid](
             *call.arrays,
             *results,
+            call.arrays[0] if left is None else left,
             *placed,
             *call.over_scores,
             *call.strides(placed),
@@ -98,12 +53,60 @@ def forward(
             call.scale,
             **call.constants(tile, tables),
             **call.rows("KV"),
+            **call.of_scores(),
             ROW_TAIL=call.M % tile.rows != 0,
             PARTS=call.parts,
             SHIFT=call.shift,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
+            LEFT=left is not None,
+            **tile.options,
         )
+
+
+def _bounded(
+    call: Arguments,
+    tables: Tables | None,
+    placed: list[Tensor],
+    reach: Tensor,
+    tile: Tiling,
+    grid: tuple[int],
+    results: tuple[Tensor, Tensor, Tensor],
+) -> Tensor:
+    """Fill the results where no score can be far above the others; 1 for each program's block that is left, else 0."""
+    key, parts = call.arrays[1], int(PARTS_OF_KEYS.value)
+    longest = key.new_empty((call.B * call.Hk, parts), dtype=torch.float32)
+    left = key.new_empty(grid, dtype=torch.int32)
+    constants = call.constants(tile, tables)
+    longest_keys[(parts, call.B * call.Hk)](
+        key,
+        longest,
+        *key.stride(),
+        call.Hk,
+        call.N,
+        call.D,
+        BLOCK_D=constants["BLOCK_D"],
+        ROWS=32,
+        PAD_D=constants["PAD_D"],
+        num_warps=4,
+    )
+    forward_bounded[grid](
+        *call.arrays,
+        *results,
+        left,
+        longest,
+        *placed[:4],
+        reach,
+        *placed[4:],
+        *(stride for array in call.arrays for stride in array.stride()),
+        *(step(array) for array in [*placed[:4], reach]),
+        *call.sizes(tables),
+        call.scale,
+        **constants,
+        **call.rows("KV"),
+        ROW_TAIL=call.M % tile.rows != 0,
+        PARTS=call.parts,
+        **tile.options,
+    )
+    return left
 
 
 def backward(
@@ -123,32 +126,31 @@ def backward(
             gradient.zero_()
         return
     with on(arrays[0]):
-        call = _Arguments(arrays, bias, mask, scale, rounded)
+        call = Arguments(arrays, bias, mask, scale, rounded)
         output, base, cotangent, lse_cotangent = kept
         cotangent = cotangent.to(arrays[0].dtype).contiguous()
-        rest = torch.empty_like(base)
+        rests = base.new_empty((*base.shape, 2))
         tables = None if lines[0] is None else tables_of(lines, smooth)
         moves = len(found) > 3 and found[6].numel() > 0
-        own = [output, cotangent, lse_cotangent.contiguous(), base, rest]
+        own = [output, cotangent, lse_cotangent.contiguous(), base, rests]
         d_positions = _queries(call, tables, lines, own, found)
-        d_values = _keys(call, tables, lines, [cotangent, base, rest], found, moves)
+        d_values = _keys(call, tables, lines, [cotangent, rests], found, moves)
         if d_positions is not None:
             found[5] = d_positions.sum(1)
         if d_values is not None:
             found[6] = d_values.sum(1)
 
 
-def _queries(
-    call: _Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor]
-) -> Maybe:
+def _queries(call: Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor]) -> Maybe:
     tile = tiling("queries", call.half, call.width)
     programs = cdiv(call.M, tile.rows) * call.B * call.H
-    placed = call.placed(tables, lines, tile)
+    placed, _ = call.placed(tables, lines, tile)
     d_positions: Maybe = None
     sums = call.arrays[0]
     if tables is not None:
         d_positions = own[3].new_empty((call.B, call.H, call.M))
-        sums = own[3].new_zeros((2, programs, tables.row))
+        copies = int(TABLES.value) if tile.rows >= 16 * TABLES.value else 1
+        sums = own[3].new_zeros((2, programs * copies, tables.row))
     backward_queries[(programs,)](
         *call.arrays,
         *own,
@@ -162,11 +164,11 @@ def _queries(
         call.scale,
         call.factor,
         **call.constants(tile, tables),
+        **call.of_scores(),
         **call.rows("KV"),
         ROW_TAIL=call.M % tile.rows != 0,
         PARTS=call.gradient_parts,
-        num_warps=tile.warps,
-        num_stages=tile.stages,
+        **tile.options,
     )
     if tables is not None:
         added = sums.view(2, call.B, call.H, -1, tables.row)[..., : tables.cells].sum((1, 3), dtype=torch.float64)
@@ -177,10 +179,10 @@ def _queries(
 
 
 def _keys(
-    call: _Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor], moves: bool
+    call: Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor], moves: bool
 ) -> Maybe:
     tile = tiling("keys", call.half, call.width)
-    placed = call.placed(tables, lines, tile, keys=True)
+    placed, _ = call.placed(tables, lines, tile, keys=True)
     gradients, apart = found[1:3], call.H != found[1].shape[1]
     if apart:  # heads that share keys add their gradients, before the one rounding
         gradients = [own[1].new_empty((call.B, call.H, *array.shape[2:])) for array in gradients]
@@ -197,181 +199,17 @@ def _keys(
         call.scale,
         call.factor,
         **call.constants(tile, tables),
+        **call.of_scores(),
         **call.rows("Q"),
         ROW_TAIL=call.M % tile.rows != 0,
         PARTS=call.gradient_parts,
         WEIGHT_PARTS=call.parts,
         SHIFT=call.shift,
         MOVE=moves,
-        num_warps=tile.warps,
-        num_stages=tile.stages,
+        **tile.options,
     )
     if apart:
         for gradient, each in zip(found[1:3], gradients, strict=True):
             shape = gradient.shape
             gradient.copy_(each.view(call.B, shape[1], -1, *shape[2:]).sum(2))
     return d_values
-
-
-class _Arguments:
-    """What the kernels have in common: arrays that are clean behind the mask, their strides and sizes."""
-
-    def __init__(self, arrays: list[Tensor], bias: Maybe, mask: Maybe, scale: float, rounded: bool) -> None:
-        arrays = _cleaned(arrays, mask)
-        self.arrays = [array if array.stride(-1) == 1 else array.contiguous() for array in arrays]
-        query, key, value = self.arrays
-        (self.B, self.H, self.M, self.D), self.Hk, self.N = query.shape, key.shape[1], key.shape[2]
-        self.Dv = value.shape[-1]
-        self.width = max(self.D, self.Dv)
-        self.half = query.dtype != torch.float32
-        self.factor = scale
-        self.natural = bias is not None
-        self.scale = scale if self.natural else scale * LOG2E
-        self.bias, self.mask = bias, mask
-        bits = {torch.float16: 11, torch.bfloat16: 8}.get(query.dtype, 24)
-        # Two halves leave 2^-18 of a weight in bfloat16, 64 units of float32. Sums of float32 may be off by more from
-        # 64 keys on, (2 c_N + 8) units; below, three leave nothing, at a price that does not show.
-        parts = 3 if bits == 8 and self.N < 64 else 2
-        self.parts = 0 if not self.half else 1 if rounded else parts
-        # Products of float16 and numbers of any size are computed in float32: those would overflow, or lose their ends.
-        self.gradient_parts = 0 if not rounded and bits == 11 else self.parts
-        # float16 loses what is below 2^-24; weights are at most 1, and may be larger here.
-        self.shift = 14 if bits == 11 else 0
-
-    @property
-    def over_scores(self) -> list[Tensor]:
-        """Pointers to a bias and a mask, or to something else."""
-        mask = self.arrays[0] if self.mask is None else self.mask.view(torch.int8)
-        return [self.arrays[0] if self.bias is None else self.bias, mask]
-
-    def placed(self, tables: Tables | None, lines: list[Any], tile: Tiling, *, keys: bool = False) -> list[Tensor]:
-        """Positions of queries and values, order of tiles and its ends, edges, slopes and lines.
-
-        For blocks of keys or not.
-        """
-        if tables is None:
-            return self.arrays[:1] * 7
-        places = [at[:1] if at.stride(0) == 0 else at for at in lines[3:]]
-        queries, values = (at if at.stride(1) == 1 else at.contiguous() for at in places)
-        B = max(queries.shape[0], values.shape[0])
-        counts = (cdiv(self.M, tile.rows), cdiv(self.N, tile.columns))
-        own, others = (values, queries) if keys else (queries, values)
-        blocks, tiles = counts[::-1] if keys else counts
-        sizes = (tile.columns, tile.rows) if keys else (tile.rows, tile.columns)
-        order = torch.empty((B, blocks, tiles), dtype=torch.int64, device=queries.device)
-        ends = torch.empty((B, blocks, KINDS.value), dtype=torch.int32, device=queries.device)
-        order_tiles[(blocks, B)](
-            own,
-            others,
-            tables.edges,
-            order,
-            ends,
-            _step(own),
-            _step(others),
-            own.shape[1],
-            others.shape[1],
-            tiles,
-            BLOCK=sizes[0],
-            LENGTH=sizes[1],
-            TILES=TILES,
-            STEPS=tables.steps,
-            KEYS=keys,
-            num_warps=4,
-        )
-        return [queries, values, order, ends, tables.edges, tables.slopes, tables.lines]
-
-    def strides(self, placed: list[Tensor]) -> list[int]:
-        """Of query, key and value, of a bias and a mask, and of the batch of positions, order and ends."""
-        found = [stride for array in self.arrays for stride in array.stride()]
-        for array in (self.bias, self.mask):
-            found += [0] * 4 if array is None else array.stride()
-        return [*found, *(_step(array) for array in placed[:4])]
-
-    def sizes(self, tables: Tables | None) -> list[int]:
-        group = self.H // self.Hk
-        return [self.H, group, self.M, self.N, self.D, self.Dv, 0 if tables is None else tables.row]
-
-    def constants(self, tile: Tiling, tables: Tables | None) -> dict[str, Any]:
-        wide = [max(16, triton.next_power_of_2(width)) for width in (self.D, self.Dv)]
-        return {
-            "BLOCK_D": wide[0],
-            "BLOCK_DV": wide[1],
-            "ROWS": tile.rows,
-            "COLUMNS": tile.columns,
-            "STEPS": 0 if tables is None else tables.steps,
-            "DENSE": self.bias is not None,
-            "MASKED": self.mask is not None,
-            "TAIL": self.N % tile.columns != 0,
-            "NATURAL": self.natural,
-            "PAD_D": wide[0] != self.D,
-            "PAD_DV": wide[1] != self.Dv,
-        }
-
-    def rows(self, names: str) -> dict[str, int]:
-        """From a row of query (Q), key (K) or value (V) to the next, where that is to be compiled in; else 0.
-
-        So it is where rows follow each other, and where the heads of a row do: other numbers are too many, and so would
-        be those of all widths that share code.
-        """
-        found = {}
-        for name in names:
-            array = self.arrays["QKV".index(name)]
-            heads, size, width = array.shape[1:]
-            common = size > 1 and width == max(16, triton.next_power_of_2(width))
-            known = common and array.stride(2) in (width, heads * width)
-            found[f"{name}_ROW"] = array.stride(2) if known else 0
-        return found
-
-
-def tables_of(lines: list[Any], smooth: bool) -> Tables:
-    """The lines in units of log 2; of a ``smooth`` function, whose knots are edges, without cells for the knots."""
-    knots, slopes, intercepts = lines[:3]
-    K, H = knots.shape[0], slopes.shape[0]
-    count, more = (K if smooth else 2 * K), int(FEW.value) + 2
-    steps = max(1, count.bit_length())
-    length, row = 2**steps + more, count + 1 + more
-    held = knots.new_empty((length + 2 * H * row,), dtype=torch.float32)
-    edges, table = held[:length], held[length:].view(2, H, row)
-    pack_lines[(cdiv(max(length, row), BLOCK), H)](
-        knots,
-        slopes,
-        intercepts,
-        edges,
-        table,
-        K,
-        *slopes.stride(),
-        *intercepts.stride(),
-        length,
-        row,
-        SMOOTH=smooth,
-        BLOCK=BLOCK,
-        num_warps=4,
-    )
-    return Tables(edges, table[0], table[1], steps, count + 1, 2 if smooth else 1)
-
-
-def _cleaned(arrays: list[Tensor], mask: Maybe) -> list[Tensor]:
-    """Zeros where no attention is allowed; a key head for each query head where these have masks of their own."""
-    if mask is None:
-        return arrays
-    query, key, value = arrays
-    # Along expanded axes all is the same.
-    own = mask[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in mask.stride())]
-    asks, attended = own.any(-1, keepdim=True), own.any(-2)[..., None]  # (b, h, m, 1) and (b, h, n, 1)
-    if attended.shape[1] != 1 and key.shape[1] != query.shape[1]:
-        group = query.shape[1] // key.shape[1]
-        key, value = (array.repeat_interleave(group, 1) for array in (key, value))
-    return [torch.where(asks, query, 0.0), *(torch.where(attended, array, 0.0) for array in (key, value))]
-
-
-def cdiv(one: int, other: int) -> int:
-    """The quotient, rounded up."""
-    return -(-one // other)
-
-
-def _step(array: Tensor) -> int:
-    return 0 if array.shape[0] == 1 else array.stride(0)
-
-
-def on(array: Tensor) -> AbstractContextManager[Any]:
-    return torch.cuda.device(array.device) if array.is_cuda else nullcontext()

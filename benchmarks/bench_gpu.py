@@ -258,9 +258,9 @@ SWEEP = {
 
 def sizes_of(kernel: str, sizes: tuple[int, ...], rounds: int) -> tuple[str, dict[str, float]]:
     """The line for one size of tiles, and milliseconds; with ``rounds`` 0 the kernels are compiled and called once."""
-    from ia_core.backends import _triton_launch as launch
+    from ia_core.backends import _triton_call as sizes_of_tiles
 
-    launch._HALVES[kernel, False] = launch.Tiling(*sizes)
+    sizes_of_tiles._HALVES[kernel, False] = sizes_of_tiles.Tiling(*sizes)
     found: list[str] = []
     took: dict[str, float] = {}
     try:
@@ -279,7 +279,7 @@ def sizes_of(kernel: str, sizes: tuple[int, ...], rounds: int) -> tuple[str, dic
 
 def sweep(only: str, rounds: int, until: float) -> int:
     """Times of the benchmark's call with tiles of other sizes."""
-    from ia_core.backends import _triton_launch as launch
+    from ia_core.backends import _triton_call as sizes_of_tiles
 
     wanted = [(kernel, sizes) for kernel in SWEEP for sizes in SWEEP[kernel] if only in kernel]
     with multiprocessing.get_context("spawn").Pool(8) as pool:
@@ -288,14 +288,14 @@ def sweep(only: str, rounds: int, until: float) -> int:
     best: dict[tuple[str, str], tuple[float, tuple[int, ...]]] = {}
     for kernel, sizes in wanted:
         if time.monotonic() < until:
-            before = launch._HALVES[kernel, False]
+            before = sizes_of_tiles._HALVES[kernel, False]
             line, took = sizes_of(kernel, sizes, rounds)
-            launch._HALVES[kernel, False] = before
+            sizes_of_tiles._HALVES[kernel, False] = before
             print(line, flush=True)
             for name, middle in took.items():
                 best[kernel, name] = min(best.get((kernel, name), (middle, sizes)), (middle, sizes))
     for (kernel, name), (middle, sizes) in best.items():
-        print(f"best for {kernel}, {name}: {launch.Tiling(*sizes)}, {middle:.3f} ms")
+        print(f"best for {kernel}, {name}: {sizes_of_tiles.Tiling(*sizes)}, {middle:.3f} ms")
     return 0
 
 

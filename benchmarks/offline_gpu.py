@@ -25,12 +25,13 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from ia_core.backends import _torch_triton, _triton_launch, _triton_lines
+from ia_core.backends import _torch_triton, _triton_call, _triton_launch, _triton_lines
 
 TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
 TYPES |= {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
 KERNELS = {
-    _triton_launch: ("forward_kernel", "backward_queries", "backward_keys", "order_tiles", "pack_lines"),
+    _triton_launch: ("forward_kernel", "forward_bounded", "longest_keys", "backward_queries", "backward_keys"),
+    _triton_call: ("span_tiles", "order_tiles", "pack_lines"),
     _triton_lines: ("sort_knots", "sum_active"),
 }
 OPTIONS = ("num_warps", "num_stages", "maxnreg")

@@ -124,7 +124,7 @@ def test_offsets_on_knots_have_the_gradient_of_the_knot(kind: str, interpreter: 
     w2, b2 = torch.ones(3, 1).requires_grad_(), torch.zeros(1).requires_grad_()
     values = torch.tensor([[3.0, -1.0, 0.5, 2.0, -2.0]]).requires_grad_()
     f = OffsetMLP(w1, b1, w2, b2) if kind == "mlp" else OffsetTable(values)
-    wanted, value = [*f, places], torch.arange(12.0).reshape(1, 6, 2)
+    wanted, value = [*f, places], torch.arange(12.0).reshape(1, 6, 2) / 12  # so that no term of a sum is above 1
     found = []
     for path in ("torch-triton", "reference"):
         with use_backend(path):
@@ -144,6 +144,55 @@ def test_positions_behind_a_mask_may_be_anything(path: str, interpreter: None) -
         want = results(indirect_attention, arrays, leaves, mask, wide=False)
         got = results(indirect_attention, arrays, [*leaves[:-1], wild.requires_grad_()], mask, wide=False)
     near(got, want)
+
+
+LEFT = {"none": 0, "long queries": 1, "infinite key": 1, "nothing near the top of the bias": 1}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=interpreted) for case in LEFT])
+def test_rows_whose_scores_may_be_far_below_their_bound_are_left(
+    case: str, interpreter: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the kernel that looks for the largest score first; the results are those of the reference all the same."""
+    from ia_core.backends import _triton_launch
+
+    random = np.random.default_rng(5)
+    q, k, v = (torch.as_tensor(random.normal(size=(1, n, 16))).bfloat16() for n in (20, 70, 70))
+    height, places = 1.0, torch.arange(70.0)
+    if case == "long queries":
+        q *= 30
+    elif case == "infinite key":
+        k[0, 3, 2] = torch.inf
+        q[0, :, 2] = 0.0  # 0 times infinity: no bound sees it
+    elif case == "nothing near the top of the bias":
+        height, places = 300.0, 1000 * (torch.arange(70) > 35) + torch.arange(70.0)
+    # A hat of that height over offsets from 400 to 600.
+    units = (torch.ones(3), torch.tensor([-400.0, -500.0, -600.0]), torch.tensor([[1.0], [-2.0], [1.0]]) * height / 100)
+    parts = (*units, torch.zeros(1))
+    bias = PositionBias(OffsetMLP(*parts), torch.arange(20.0), places)
+    exact = PositionBias(OffsetMLP(*(part.double() for part in parts)), torch.arange(20.0).double(), places.double())
+    left, own = [], _triton_launch._bounded
+    monkeypatch.setattr(_triton_launch, "_bounded", lambda *given: left.append(own(*given)) or left[-1])
+    with use_backend("torch-triton-rounded"):
+        got, got_lse = indirect_attention(q, k, v, bias=bias, return_lse=True)
+    want, want_lse = ia_core.indirect_attention(q.double(), k.double(), v.double(), bias=exact, return_lse=True)
+    assert left[0].tolist() == [LEFT[case]]
+    # Weights and the result are rounded to bfloat16 once each; sums of float32 are far more exact.
+    assert torch.allclose(got.double(), want, rtol=2**-8, atol=2**-8 * float(v.double().abs().max()), equal_nan=True)
+    assert torch.allclose(got_lse.double(), want_lse, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("together", [pytest.param(count, marks=interpreted) for count in (1, 2)])
+def test_tiles_are_put_in_order_some_at_a_time(
+    together: int, interpreter: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ia_core.backends import _triton_call
+
+    monkeypatch.setattr(_triton_call, "TILES", together)
+    arrays, leaves = call_of(20, 150, hidden=6, H=1, Hk=1, D=4, Dv=4)
+    with use_backend("torch-triton"):
+        found = results(indirect_attention, arrays, leaves, None, wide=False)
+    near(found, results(ia_core.indirect_attention, arrays, leaves, None, wide=True))
 
 
 @pytest.mark.slow

@@ -1,0 +1,121 @@
+"""Sums over the cells of a position bias in the backward kernel: the gradients of its slopes and lines."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from ._triton_tile import ANY, FOLDED, SEARCH, bend_behind, count_below, sums_of_eight
+
+__all__ = ["TABLES", "part_sums"]
+
+INFINITY = tl.constexpr(float("inf"))
+TABLES = tl.constexpr(4)  # of a program, for its warps; one where rows are few
+
+
+@triton.jit
+def part_sums(
+    ds, x, p, first, count, edges, slopes, sums, apart, table, STEPS: tl.constexpr, MOST: tl.constexpr,
+    SMOOTH: tl.constexpr,
+):  # fmt: skip
+    """Sums of ds times the slope, eight for each row; adds the sums of ds and of ds t over each cell to tables.
+
+    The tables are the program's own, one with ``table`` numbers for each of four warps and, ``apart`` numbers behind
+    them, those of the other sum.
+    """
+    if MOST == FOLDED:  # x and p are small
+        rows = sums_of_eight(ds)
+        moved = rows * tl.load(slopes + first)
+        _add(sums, apart, table, first, rows, sums_of_eight(ds * x) - rows * p)
+    elif MOST == SEARCH:
+        moved = _sums_by_search(ds, x - p, edges, slopes, sums, apart, table, STEPS)
+    elif SMOOTH:
+        moved = _sums_between_bends(ds, x - p, first, count, edges, slopes, sums, apart, table, MOST)
+    else:
+        t = x - p
+        moved = sums_of_eight(ds) * 0.0
+        if MOST == ANY:
+            for cell in tl.range(first, first + count + 1):
+                moved += _sums_of_cell(ds, t, cell, first, edges, slopes, sums, apart, table)
+        else:
+            for k in tl.static_range(MOST + 1):
+                if k <= count:
+                    moved += _sums_of_cell(ds, t, first + k, first, edges, slopes, sums, apart, table)
+    return moved
+
+
+@triton.jit
+def _sums_by_search(ds, t, edges, slopes, sums, apart, table, STEPS: tl.constexpr):
+    far = tl.where(ds == 0.0, 0.0, ds * t)  # 0 times what is not finite
+    cell = count_below(t, edges, STEPS)
+    for c in range(tl.min(tl.min(cell, 1), 0), tl.max(tl.max(cell, 1), 0) + 1):
+        here, there = tl.where(cell == c, ds, 0.0), tl.where(cell == c, far, 0.0)
+        _add(sums, apart, table, c, sums_of_eight(here), sums_of_eight(there))
+    return sums_of_eight(ds * tl.load(slopes + cell))
+
+
+@triton.jit
+def _sums_between_bends(ds, t, first, count, edges, slopes, sums, apart, table, MOST: tl.constexpr):
+    """A cell has what lies beyond the edge before it, less what lies beyond its own."""
+    rows, far = sums_of_eight(ds), sums_of_eight(ds * t)
+    moved = rows * tl.load(slopes + first)
+    if MOST == ANY:
+        for cell in tl.range(first, first + count):
+            moved, rows, far = _sums_to_bend(moved, rows, far, ds, t, cell, edges, slopes, sums, apart, table)
+    else:
+        for k in tl.static_range(MOST):
+            if k < count:
+                moved, rows, far = _sums_to_bend(moved, rows, far, ds, t, first + k, edges, slopes, sums, apart, table)
+    _add(sums, apart, table, first + count, rows, far)
+    return moved
+
+
+@triton.jit
+def _sums_to_bend(moved, rows, far, ds, t, cell, edges, slopes, sums, apart, table):
+    bend, edge = bend_behind(cell, edges, slopes)
+    after, far_after = _beyond(ds, t, edge)
+    _add(sums, apart, table, cell, rows - after, far - far_after)
+    return moved + bend * after, after, far_after
+
+
+@triton.jit
+def _beyond(ds, t, edge):
+    beyond = tl.where(t > edge, ds, 0.0)
+    return sums_of_eight(beyond), sums_of_eight(beyond * t)
+
+
+@triton.jit
+def _sums_of_cell(ds, t, cell, first, edges, slopes, sums, apart, table):
+    """What one cell adds: below the tile's first and beyond its last cell there is nothing."""
+    low = tl.where(cell == first, -INFINITY, tl.load(edges + tl.maximum(cell - 1, 0)))
+    inside = tl.where((t > low) & (t <= tl.load(edges + cell)), ds, 0.0)
+    rows = sums_of_eight(inside)
+    _add(sums, apart, table, cell, rows, sums_of_eight(inside * t))
+    return rows * tl.load(slopes + cell)
+
+
+@triton.jit
+def _add(sums, apart, table, cell, rows, far):
+    """Add both sums, in a table for each warp: crossing from warp to warp would make all of them wait.
+
+    So would a tensor of two numbers for each warp, which the compiler gives to one of them: each lane has one here.
+    The additions are atomic not because others add to these numbers, but because one thread then makes them all, in
+    order.
+    """
+    both = _of_warps(tl.join(rows, far))
+    COPIES: tl.constexpr = both.shape[0]
+    lane = tl.arange(0, 32 * COPIES)
+    spread = tl.reshape(tl.broadcast_to(both[:, None, :], (COPIES, 16, 2)), (32 * COPIES,))
+    at = sums + cell + (lane // 32) * table + (lane % 2) * apart
+    tl.atomic_add(at, spread, mask=lane % 32 < 2, sem="relaxed")
+
+
+@triton.jit
+def _of_warps(numbers):
+    """Sums over the rows that each of four warps has, 16 of 64."""
+    ROWS: tl.constexpr = numbers.shape[0]
+    WIDTH: tl.constexpr = numbers.shape[1]
+    KINDS: tl.constexpr = numbers.shape[2]
+    COPIES: tl.constexpr = TABLES if ROWS >= 16 * TABLES else 1
+    OWN: tl.constexpr = 16 if ROWS >= 16 * TABLES else ROWS
+    return tl.sum(tl.sum(tl.reshape(numbers, (ROWS // (COPIES * OWN), COPIES, OWN * WIDTH, KINDS)), 2), 0)
