@@ -10,7 +10,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_forward import LN2, LOG2E, SIZES, load_pairs, load_positions, load_rows, row_step, scores_in_tile
+from ._triton_forward import (
+    LN2,
+    LOG2E,
+    SIZES,
+    load_pairs,
+    load_places,
+    load_positions,
+    load_rows,
+    row_step,
+    scores_in_tile,
+)
 from ._triton_sums import TABLES, part_sums
 from ._triton_tile import (
     FOLDED,
@@ -62,7 +72,7 @@ def _queries_with_tile(
     j = tile * COLUMNS + tl.arange(0, COLUMNS)
     x = p_at
     if STEPS > 0:
-        x, near = load_pairs(places, j, N, TAIL)
+        x, near = load_places(places, tile, COLUMNS)
     along = x
     if MOST == FOLDED:
         slope, bias_at_0, origin = line
@@ -95,7 +105,7 @@ def _keys_with_tile(
     i = tile * ROWS + tl.arange(0, ROWS)
     p_at = x
     if STEPS > 0:
-        p_at, near = load_pairs(places, i, M, ROW_TAIL)
+        p_at, near = load_places(places, tile, ROWS)
     q = load_rows(query, i[:, None], d[None, :], q_m, q_d, M, D, PAD_D or ROW_TAIL)
     step = DV if PAD_DV else e.shape[0]
     do = load_rows(cotangent, i[:, None], e[None, :], step, 1, M, DV, PAD_DV or ROW_TAIL)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_forward import LN2, SIZES, load_pairs, load_positions, load_rows, row_step, scores_in_tile
+from ._triton_forward import LN2, SIZES, load_places, load_positions, load_rows, row_step, scores_in_tile
 from ._triton_tile import (
     FOLDED,
     KINDS,
@@ -85,7 +85,7 @@ def _with_tile(
     j = tile * COLUMNS + tl.arange(0, COLUMNS)
     x = p_at
     if STEPS > 0:
-        x, near = load_pairs(places, j, N, TAIL)
+        x, near = load_places(places, tile, COLUMNS)
     if MOST == FOLDED:
         slope, bias_at_0, origin = line
         x = slope * near + bias_at_0

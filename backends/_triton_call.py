@@ -133,7 +133,7 @@ class Arguments:
         order = torch.empty((B, blocks, tiles), dtype=torch.int64, device=queries.device)
         ends = torch.empty((B, blocks, KINDS.value), dtype=torch.int32, device=queries.device)
         spans, reach = (queries.new_empty((B, count, 2)) for count in (blocks + tiles, blocks))
-        places = queries.new_empty((B, others.shape[1], 2))
+        places = queries.new_empty((B, tiles, 2, sizes[1]))
         span_tiles[(blocks + tiles, B)](
             own,
             others,

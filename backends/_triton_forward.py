@@ -17,7 +17,7 @@ __all__ = [
     "SIZES",
     "forward",
     "load_pairs",
-    "load_place",
+    "load_places",
     "load_positions",
     "load_rows",
     "row_step",
@@ -58,16 +58,18 @@ def load_positions(pointer, at, length, CHECK: tl.constexpr):
 
 
 @triton.jit
-def load_place(places, WHICH: tl.constexpr, at, length, CHECK: tl.constexpr):
-    """Positions of a tile, as they are (0) or from its first on (1)."""
-    if CHECK:
-        at = tl.minimum(at, length - 1)
-    return tl.load(places + at * 2 + WHICH)
+def load_places(places, tile, LENGTH: tl.constexpr):
+    """Positions of a tile, as they are and from its first on: as many numbers as threads, so that each loads one.
+
+    Of fewer, each thread would load all that it needs.
+    """
+    at = places + tile * (2 * LENGTH) + tl.arange(0, 2)[:, None] * LENGTH + tl.arange(0, LENGTH)[None, :]
+    return tl.split(tl.trans(tl.load(at)))
 
 
 @triton.jit
 def load_pairs(pointer, at, length, CHECK: tl.constexpr):
-    """Two numbers for each row or column of a tile: so many that a thread loads one, not all that it needs."""
+    """Two numbers for each row or column of a tile, likewise."""
     if CHECK:
         at = tl.minimum(at, length - 1)
     return tl.split(tl.load(pointer + at[:, None] * 2 + tl.arange(0, 2)[None, :]))
@@ -120,10 +122,10 @@ def _with_tile(
     x = p_at
     row = tl.zeros(p_at.shape, tl.float32)
     if STEPS > 0:
-        x = load_place(places, 0 if MOST != FOLDED else 1, j, N, TAIL)
+        x, near = load_places(places, tile, COLUMNS)
     if MOST == FOLDED:
         slope, bias_at_0, origin = line
-        x = slope * x + bias_at_0
+        x = slope * near + bias_at_0
         row = slope * (origin - p_at)
     k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
     s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale

@@ -28,7 +28,8 @@ def span_tiles(
 ):  # fmt: skip
     """Spans of the blocks of ``own`` positions, then those of the tiles of ``others``: (B, blocks + tiles, 2).
 
-    And ``others``, as they are and counted from the first of their tile: (B, length, 2).
+    And the tiles' positions, as they are and from their first on, the last one again beyond the end: (B, tiles, 2,
+    LENGTH).
     """
     at, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     if at < blocks:
@@ -37,11 +38,10 @@ def span_tiles(
         others += b * others_stride
         low, high = _span(others, at - blocks, length, LENGTH)
         first = (at - blocks) * LENGTH
-        j = first + tl.arange(0, LENGTH)
-        there = tl.load(others + j, mask=j < length)
-        at_places = places + (b * length + j) * 2
-        tl.store(at_places, there, mask=j < length)
-        tl.store(at_places + 1, there - tl.load(others + first), mask=j < length)
+        there = tl.load(others + tl.minimum(first + tl.arange(0, LENGTH), length - 1))
+        at_places = places + (b * (tl.num_programs(0) - blocks) * LENGTH + first) * 2 + tl.arange(0, LENGTH)
+        tl.store(at_places, there)
+        tl.store(at_places + LENGTH, there - tl.load(others + first))
     spans += (b * tl.num_programs(0) + at) * 2
     tl.store(spans, low)
     tl.store(spans + 1, high)
