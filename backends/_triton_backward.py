@@ -25,8 +25,7 @@ from ._triton_sums import TABLES, part_sums
 from ._triton_tile import (
     FOLDED,
     KINDS,
-    MOST_EDGES,
-    PIPED,
+    PLAIN,
     SEARCH,
     line_of_tile,
     parts_of,
@@ -42,17 +41,17 @@ __all__ = ["backward_keys", "backward_queries"]
 def _scores_gradient(
     q, do, k, v, x, p_at, first, count, low, r, i, j, edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n,
     M, N, scale, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
-    NATURAL: tl.constexpr, SHIFT: tl.constexpr, MOST: tl.constexpr, SMOOTH: tl.constexpr,
+    NATURAL: tl.constexpr, SHIFT: tl.constexpr, KIND: tl.constexpr, SMOOTH: tl.constexpr,
 ):  # fmt: skip
     """Weights, ds and slopes of a tile. Its axes are those of ``q k^T``: keys and queries may change places."""
     s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
     s, slope = scores_in_tile(
         s, x, p_at, low if NATURAL else low - SHIFT, first, count, edges, slopes, lines, bias, bias_m, bias_n, mask,
-        mask_m, mask_n, i, j, M, N, STEPS, DENSE, MASKED, TAIL, MOST, SMOOTH,
+        mask_m, mask_n, i, j, M, N, STEPS, DENSE, MASKED, TAIL, KIND, SMOOTH,
     )  # fmt: skip
     p = tl.exp2(s * LOG2E + SHIFT if NATURAL else s)
     ds = p * (product(do, tl.trans(v), tl.zeros((do.shape[0], v.shape[0]), tl.float32)) - r)
-    if DENSE or MASKED or MOST == SEARCH:
+    if DENSE or MASKED or KIND == SEARCH:
         ds = tl.where(p == 0.0, 0.0, ds)  # nothing flows where nothing is read, also where a product is not finite
     if SHIFT > 0:
         ds *= 2.0**-SHIFT
@@ -66,7 +65,7 @@ def _queries_with_tile(
     sums, apart, table, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale,
     COLUMNS: tl.constexpr, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr,
-    MOST: tl.constexpr,
+    KIND: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the queries, and of their positions but for the sign, with one more tile of keys."""
     j = tile * COLUMNS + tl.arange(0, COLUMNS)
@@ -74,7 +73,7 @@ def _queries_with_tile(
     if STEPS > 0:
         x, near = load_places(places, tile, COLUMNS)
     along = x
-    if MOST == FOLDED:
+    if KIND == FOLDED:
         slope, bias_at_0, origin = line
         x, p_at = near, p_at - origin
         along = slope * x + bias_at_0
@@ -84,11 +83,11 @@ def _queries_with_tile(
     _, ds, _ = _scores_gradient(
         q, do, k, v, along[None, :], p_at[:, None], first, count, low[:, None], r[:, None], i[:, None], j[None, :],
         edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
-        STEPS, DENSE, MASKED, TAIL, NATURAL, 0, MOST, SMOOTH,
+        STEPS, DENSE, MASKED, TAIL, NATURAL, 0, KIND, SMOOTH,
     )  # fmt: skip
     if STEPS > 0:
         moved += part_sums(
-            ds, x[None, :], p_at[:, None], first, count, edges, slopes, sums, apart, table, STEPS, MOST, SMOOTH
+            ds, x[None, :], p_at[:, None], first, count, edges, slopes, sums, apart, table, STEPS, KIND, SMOOTH
         )
     return weighted_sum(ds, k, dq, PARTS), moved
 
@@ -99,7 +98,7 @@ def _keys_with_tile(
     bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, WEIGHT_PARTS: tl.constexpr, SHIFT: tl.constexpr,
-    PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr, MOVE: tl.constexpr, MOST: tl.constexpr,
+    PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr, MOVE: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """Gradients of keys, values and their positions with one more tile of queries."""
     i = tile * ROWS + tl.arange(0, ROWS)
@@ -113,14 +112,14 @@ def _keys_with_tile(
     if ROW_TAIL:
         low = tl.where(i < M, low, float("inf"))
     along = x
-    if MOST == FOLDED:
+    if KIND == FOLDED:
         slope, bias_at_0, origin = line
         along = slope * (x - origin) + bias_at_0
         low += slope * near
     p, ds, slopes_there = _scores_gradient(
         k, v, q, do, along[:, None], p_at[None, :], first, count, low[None, :], r[None, :], i[None, :], j[:, None],
         edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
-        STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, MOST, SMOOTH,
+        STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, KIND, SMOOTH,
     )  # fmt: skip
     dv = weighted_sum(p, do, dv, WEIGHT_PARTS)
     if MOVE:
@@ -175,7 +174,7 @@ def backward_queries(
             dq, moved = _queries_with_tile(
                 dq, moved, q, do, low, r, at, 0, 0, (0.0, 0.0, 0.0), p_at, i, d, e, key, value, places, edges,
                 slopes, lines, bias, mask, sums, 0, 0, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV,
-                scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, SMOOTH, 0,
+                scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, SMOOTH, PLAIN,
             )  # fmt: skip
     else:
         zeros = row_zeros(q, COLUMNS)
@@ -194,7 +193,7 @@ def backward_queries(
         for kind in tl.static_range(KINDS):
             start, end = end, tl.load(ends + kind)
             ahead = tl.load(order + tl.minimum(start, tiles - 1))
-            for at in tl.range(start, end, num_stages=None if kind < PIPED else 1):
+            for at in tl.range(start, end, num_stages=None if kind < SEARCH else 1):
                 tile, first, count = parts_of(ahead)
                 line = line_of_tile(ahead, slopes, lines, places, COLUMNS)
                 ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
@@ -202,7 +201,7 @@ def backward_queries(
                     dq, moved, q, do, low, r, tile, first, count, line, p_at, i, d, e, key, value, places, edges,
                     slopes, lines, bias, mask, sums, apart, table, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n,
                     M, N, D, DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV,
-                    SMOOTH, MOST_EDGES[kind],
+                    SMOOTH, kind,
                 )  # fmt: skip
         tl.store(d_positions + row + i, tl.sum(moved, 1) * -LN2, mask=i < M)
     at = d_query + (row + i)[:, None] * D + d[None, :]
@@ -250,7 +249,8 @@ def backward_keys(
             dk, dv, moved = _keys_with_tile(
                 dk, dv, moved, k, v, at, 0, 0, (0.0, 0.0, 0.0), x, j, d, e, query, cotangent, rests, places, edges,
                 slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
-                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, SMOOTH, MOVE, 0,
+                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, SMOOTH, MOVE,
+                PLAIN,
             )  # fmt: skip
     else:
         x = load_positions(positions + b * positions_b, j, N, TAIL)
@@ -263,7 +263,7 @@ def backward_keys(
         for kind in tl.static_range(KINDS):
             start, end = end, tl.load(ends + kind)
             ahead = tl.load(order + tl.minimum(start, tiles - 1))
-            for at in tl.range(start, end, num_stages=None if kind < PIPED else 1):
+            for at in tl.range(start, end, num_stages=None if kind < SEARCH else 1):
                 tile, first, count = parts_of(ahead)
                 line = line_of_tile(ahead, slopes, lines, places, ROWS)
                 ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
@@ -271,7 +271,7 @@ def backward_keys(
                     dk, dv, moved, k, v, tile, first, count, line, x, j, d, e, query, cotangent, rests, places, edges,
                     slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N,
                     D, DV, scale, ROWS, STEPS, DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT,
-                    PAD_D, PAD_DV, SMOOTH, MOVE, MOST_EDGES[kind],
+                    PAD_D, PAD_DV, SMOOTH, MOVE, kind,
                 )  # fmt: skip
     if MOVE:
         tl.store(d_positions + bh.to(tl.int64) * N + j, moved * LN2, mask=j < N)

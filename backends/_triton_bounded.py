@@ -15,8 +15,8 @@ from ._triton_forward import LN2, SIZES, load_places, load_positions, load_rows,
 from ._triton_tile import (
     FOLDED,
     KINDS,
-    MOST_EDGES,
-    PIPED,
+    PLAIN,
+    SEARCH,
     count_below,
     line_of_tile,
     parts_of,
@@ -30,7 +30,7 @@ __all__ = ["PARTS_OF_KEYS", "forward_bounded", "longest_keys"]
 
 PARTS_OF_KEYS = tl.constexpr(64)
 FINITE = tl.constexpr(1e30)
-EDGES = tl.constexpr(128)  # looked at together
+TOGETHER = tl.constexpr(128)  # edges that are looked at at a time
 # Scores of that size are rounded by 2^-19, and their exponentials differ by 2^-64 at most; in units of log 2.
 LARGEST = tl.constexpr(32.0)
 # What has fallen below the range of float32 is less than 2^-46 of a row's sum for each key.
@@ -65,8 +65,8 @@ def _largest_bias(reach, edges, slopes, lines, STEPS: tl.constexpr):
     least, most = tl.load(reach), tl.load(reach + 1)
     ends = tl.where(tl.arange(0, 2) == 0, least, most)
     largest = tl.max(_line_at(ends, count_below(ends, edges, STEPS), slopes, lines, ends == ends), 0)
-    for start in tl.range(0, 2**STEPS - 1, EDGES):
-        at = start + tl.arange(0, EDGES)
+    for start in tl.range(0, 2**STEPS - 1, TOGETHER):
+        at = start + tl.arange(0, TOGETHER)
         edge = tl.load(edges + at, mask=at < 2**STEPS - 1, other=float("inf"))
         there = (edge > least) & (edge < most)
         t = tl.where(there, edge, 0.0)
@@ -79,14 +79,14 @@ def _largest_bias(reach, edges, slopes, lines, STEPS: tl.constexpr):
 def _with_tile(
     acc, total, q, bound, tile, first, count, line, p_at, i, d, e, key, value, places, edges, slopes, lines,
     k_n, k_d, v_n, v_d, M, N, D, DV, scale, COLUMNS: tl.constexpr, STEPS: tl.constexpr, SMOOTH: tl.constexpr,
-    TAIL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOST: tl.constexpr,
+    TAIL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """Weighted sum and sum of the rows with one more tile of keys."""
     j = tile * COLUMNS + tl.arange(0, COLUMNS)
     x = p_at
     if STEPS > 0:
         x, near = load_places(places, tile, COLUMNS)
-    if MOST == FOLDED:
+    if KIND == FOLDED:
         slope, bias_at_0, origin = line
         x = slope * near + bias_at_0
         bound += slope * (p_at - origin)
@@ -94,7 +94,7 @@ def _with_tile(
     s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
     s, _ = scores_in_tile(
         s, x[None, :], p_at[:, None], bound[:, None], first, count, edges, slopes, lines, key, 0, 0, key, 0, 0,
-        i[:, None], j[None, :], M, N, STEPS, False, False, TAIL, MOST, SMOOTH,
+        i[:, None], j[None, :], M, N, STEPS, False, False, TAIL, KIND, SMOOTH,
     )  # fmt: skip
     p = tl.exp2(s)
     total += sums_of_eight(p)
@@ -145,7 +145,8 @@ def forward_bounded(
         for at in tl.range(0, tiles):
             acc, total = _with_tile(
                 acc, total, q, bound, at, 0, 0, (0.0, 0.0, 0.0), p_at, i, d, e, key, value, places, edges, slopes,
-                lines, k_n, k_d, v_n, v_d, M, N, D, DV, scale, COLUMNS, STEPS, SMOOTH, TAIL, PARTS, PAD_D, PAD_DV, 0,
+                lines, k_n, k_d, v_n, v_d, M, N, D, DV, scale, COLUMNS, STEPS, SMOOTH, TAIL, PARTS, PAD_D, PAD_DV,
+                PLAIN,
             )  # fmt: skip
     else:
         p_at = load_positions(positions + b * positions_b, i, M, ROW_TAIL)
@@ -154,17 +155,17 @@ def forward_bounded(
         order += b * order_b + block * tiles
         ends += b * ends_b + block * KINDS
         end = 0
-        for kind in tl.static_range(KINDS - 1):  # all offsets are finite
+        for kind in tl.static_range(SEARCH):  # all offsets are finite
             start, end = end, tl.load(ends + kind)
             ahead = tl.load(order + tl.minimum(start, tiles - 1))
-            for at in tl.range(start, end, num_stages=None if kind < PIPED else 1):
+            for at in tl.range(start, end, num_stages=None if kind < SEARCH else 1):
                 tile, first, count = parts_of(ahead)
                 line = line_of_tile(ahead, slopes, lines, places, COLUMNS)
                 ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
                 acc, total = _with_tile(
                     acc, total, q, bound, tile, first, count, line, p_at, i, d, e, key, value, places, edges,
                     slopes, lines, k_n, k_d, v_n, v_d, M, N, D, DV, scale, COLUMNS, STEPS, SMOOTH, TAIL, PARTS, PAD_D,
-                    PAD_DV, MOST_EDGES[kind],
+                    PAD_DV, kind,
                 )  # fmt: skip
     total = tl.sum(total, 1)
     tl.store(left + tl.program_id(0), tl.where(tl.min(total, 0) >= LEAST_SUM, 0, 1))

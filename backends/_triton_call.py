@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ._triton_lines import pack_lines
 from ._triton_order import order_tiles, span_tiles
-from ._triton_tile import FEW, KINDS
+from ._triton_tile import KINDS, SPARE
 
 __all__ = ["Arguments", "Maybe", "Tables", "Tiling", "cdiv", "on", "step", "tables_of", "tiling"]
 
@@ -212,7 +212,7 @@ def tables_of(lines: list[Any], smooth: bool) -> Tables:
     """The lines in units of log 2; of a ``smooth`` function, whose knots are edges, without cells for the knots."""
     knots, slopes, intercepts = lines[:3]
     K, H = knots.shape[0], slopes.shape[0]
-    count, more = (K if smooth else 2 * K), int(FEW.value) + 2
+    count, more = (K if smooth else 2 * K), int(SPARE.value)
     steps = max(1, count.bit_length())
     length, row = 2**steps + more, count + 1 + more
     held = knots.new_empty((length + 2 * H * row,), dtype=torch.float32)

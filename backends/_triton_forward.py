@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_tile import FOLDED, KINDS, MOST_EDGES, PIPED, line_of_tile, parts_of, product, weighted_sum, with_bias
+from ._triton_tile import FOLDED, KINDS, PLAIN, SEARCH, line_of_tile, parts_of, product, weighted_sum, with_bias
 
 __all__ = [
     "LN2",
@@ -79,7 +79,7 @@ def load_pairs(pointer, at, length, CHECK: tl.constexpr):
 def scores_in_tile(
     s, x, p, minus, first, count, edges, slopes, lines, bias, bias_rows, bias_columns, mask, mask_rows, mask_columns,
     rows, columns, M, N, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
-    MOST: tl.constexpr, SMOOTH: tl.constexpr,
+    KIND: tl.constexpr, SMOOTH: tl.constexpr,
 ):  # fmt: skip
     """Scaled products with the bias less ``minus``, -inf where nothing may be attended to, and the bias' slopes.
 
@@ -87,12 +87,12 @@ def scores_in_tile(
     and ``p`` are the positions of values and queries, likewise; of a folded bias ``x`` is the part along one axis.
     """
     slope = 0.0
-    if MOST == FOLDED:
+    if KIND == FOLDED:
         s += x
         s -= minus
         slope = tl.load(slopes + first)
     elif STEPS > 0:
-        s, slope = with_bias(s, x - p, minus, first, count, edges, slopes, lines, STEPS, MOST, SMOOTH)
+        s, slope = with_bias(s, x - p, minus, first, count, edges, slopes, lines, STEPS, KIND, SMOOTH)
     if DENSE or MASKED:
         there = (rows < M) & (columns < N)
     if DENSE:
@@ -115,7 +115,7 @@ def _with_tile(
     k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, NATURAL: tl.constexpr,
     PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr,
-    MOST: tl.constexpr,
+    KIND: tl.constexpr,
 ):  # fmt: skip
     """Weighted sum, maximum and sum of the rows with one more tile of keys."""
     j = tile * COLUMNS + tl.arange(0, COLUMNS)
@@ -123,7 +123,7 @@ def _with_tile(
     row = tl.zeros(p_at.shape, tl.float32)
     if STEPS > 0:
         x, near = load_places(places, tile, COLUMNS)
-    if MOST == FOLDED:
+    if KIND == FOLDED:
         slope, bias_at_0, origin = line
         x = slope * near + bias_at_0
         row = slope * (origin - p_at)
@@ -131,7 +131,7 @@ def _with_tile(
     s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
     s, _ = scores_in_tile(
         s, x[None, :], p_at[:, None], 0.0, first, count, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m,
-        mask_n, i[:, None], j[None, :], M, N, STEPS, DENSE, MASKED, TAIL, MOST, SMOOTH,
+        mask_n, i[:, None], j[None, :], M, N, STEPS, DENSE, MASKED, TAIL, KIND, SMOOTH,
     )  # fmt: skip
     new = tl.maximum(top, tl.max(s, 1) + row)
     safe = tl.where(new == float("-inf"), 0.0, new)
@@ -187,7 +187,7 @@ def forward(
             acc, top, total = _with_tile(
                 acc, top, total, q, at, 0, 0, (0.0, 0.0, 0.0), p_at, i, d, e, key, value, places, edges, slopes,
                 lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
-                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, SMOOTH, 0,
+                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, SMOOTH, PLAIN,
             )  # fmt: skip
     else:
         p_at = load_positions(positions + b * positions_b, i, M, ROW_TAIL)
@@ -200,7 +200,7 @@ def forward(
         for kind in tl.static_range(KINDS):
             start, end = end, tl.load(ends + kind)
             ahead = tl.load(order + tl.minimum(start, tiles - 1))
-            for at in tl.range(start, end, num_stages=None if kind < PIPED else 1):
+            for at in tl.range(start, end, num_stages=None if kind < SEARCH else 1):
                 tile, first, count = parts_of(ahead)
                 line = line_of_tile(ahead, slopes, lines, places, COLUMNS)
                 ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
@@ -208,7 +208,7 @@ def forward(
                     acc, top, total, q, tile, first, count, line, p_at, i, d, e, key, value, places, edges, slopes,
                     lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
                     STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, SMOOTH,
-                    MOST_EDGES[kind],
+                    kind,
                 )  # fmt: skip
     empty = total == 0.0
     acc = acc / tl.where(empty, 1.0, total)[:, None]

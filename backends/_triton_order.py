@@ -5,12 +5,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_tile import KINDS, MOST_EDGES, PIPED, count_below
+from ._triton_tile import EDGES, FOLDED, KINDS, SEARCH, count_below
 
 __all__ = ["SLOTS", "order_tiles", "span_tiles"]
 
 INFINITY = tl.constexpr(float("inf"))
-SLOTS = tl.constexpr(8)  # a power of 2, more than kinds
+SLOTS = tl.constexpr(4)  # a power of 2, more than kinds
 
 
 @triton.jit
@@ -59,11 +59,8 @@ def _kinds_of_tiles(tile, tiles, low, high, spans, edges, STEPS: tl.constexpr, K
     count = count_below(most, edges, STEPS) - first
     # Twice as near as far at most: positions counted from one of the tile's are then no larger than its offsets are.
     far = tl.where(least > 0.0, 2.0 * least >= most, 2.0 * most <= least)
-    kind = tl.where((count > 0) | (far == 0), 1, 0)
-    for more in tl.static_range(1, PIPED):
-        kind += tl.where(count > MOST_EDGES[more], 1, 0)
-    tame = (tl.abs(least) < INFINITY) & (tl.abs(most) < INFINITY)
-    kind = tl.where(tame, kind, KINDS - 1)
+    kind = tl.where((count > 0) | (far == 0), EDGES, FOLDED)
+    kind = tl.where((tl.abs(least) < INFINITY) & (tl.abs(most) < INFINITY), kind, SEARCH)
     return least, most, first, count, tl.where(tile < tiles, kind, KINDS)
 
 
@@ -92,7 +89,7 @@ def order_tiles(
         nearest, farthest = tl.minimum(nearest, tl.min(least, 0)), tl.maximum(farthest, tl.max(most, 0))
     end = tl.cumsum(counts, 0)
     tl.store(ends + (b * blocks + block) * KINDS + slot, end, mask=slot < KINDS)
-    wild = tl.sum(tl.where(slot == KINDS - 1, counts, 0), 0) > 0
+    wild = tl.sum(tl.where(slot == SEARCH, counts, 0), 0) > 0
     reach += (b * blocks + block) * 2
     tl.store(reach, tl.where(wild, float("nan"), nearest))
     tl.store(reach + 1, tl.where(wild, float("nan"), farthest))

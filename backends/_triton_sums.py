@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_tile import ANY, FOLDED, SEARCH, bend_behind, count_below, sums_of_eight
+from ._triton_tile import FOLDED, SEARCH, bend_of, count_below, edge_behind, sums_of_eight
 
 __all__ = ["TABLES", "part_sums"]
 
@@ -15,7 +15,7 @@ TABLES = tl.constexpr(4)  # of a program, for its warps; one where rows are few
 
 @triton.jit
 def part_sums(
-    ds, x, p, first, count, edges, slopes, sums, apart, table, STEPS: tl.constexpr, MOST: tl.constexpr,
+    ds, x, p, first, count, edges, slopes, sums, apart, table, STEPS: tl.constexpr, KIND: tl.constexpr,
     SMOOTH: tl.constexpr,
 ):  # fmt: skip
     """Sums of ds times the slope, eight for each row; adds the sums of ds and of ds t over each cell to tables.
@@ -23,24 +23,20 @@ def part_sums(
     The tables are the program's own, one with ``table`` numbers for each of four warps and, ``apart`` numbers behind
     them, those of the other sum.
     """
-    if MOST == FOLDED:  # x and p are small
+    if KIND == FOLDED:  # x and p are small
         rows = sums_of_eight(ds)
         moved = rows * tl.load(slopes + first)
         _add(sums, apart, table, first, rows, sums_of_eight(ds * x) - rows * p)
-    elif MOST == SEARCH:
+    elif KIND == SEARCH:
         moved = _sums_by_search(ds, x - p, edges, slopes, sums, apart, table, STEPS)
     elif SMOOTH:
-        moved = _sums_between_bends(ds, x - p, first, count, edges, slopes, sums, apart, table, MOST)
+        moved = _sums_between_bends(ds, x - p, first, count, edges, slopes, sums, apart, table)
     else:
         t = x - p
-        moved = sums_of_eight(ds) * 0.0
-        if MOST == ANY:
-            for cell in tl.range(first, first + count + 1):
+        moved = _sums_of_cell(ds, t, first, first, edges, slopes, sums, apart, table)
+        if count > 0:
+            for cell in tl.range(first + 1, first + count + 1):
                 moved += _sums_of_cell(ds, t, cell, first, edges, slopes, sums, apart, table)
-        else:
-            for k in tl.static_range(MOST + 1):
-                if k <= count:
-                    moved += _sums_of_cell(ds, t, first + k, first, edges, slopes, sums, apart, table)
     return moved
 
 
@@ -55,33 +51,23 @@ def _sums_by_search(ds, t, edges, slopes, sums, apart, table, STEPS: tl.constexp
 
 
 @triton.jit
-def _sums_between_bends(ds, t, first, count, edges, slopes, sums, apart, table, MOST: tl.constexpr):
+def _sums_between_bends(ds, t, first, count, edges, slopes, sums, apart, table):
     """A cell has what lies beyond the edge before it, less what lies beyond its own."""
     rows, far = sums_of_eight(ds), sums_of_eight(ds * t)
-    moved = rows * tl.load(slopes + first)
-    if MOST == ANY:
+    before = tl.load(slopes + first)
+    moved = rows * before
+    if count > 0:
+        after, edge = edge_behind(first, edges, slopes)
         for cell in tl.range(first, first + count):
-            moved, rows, far = _sums_to_bend(moved, rows, far, ds, t, cell, edges, slopes, sums, apart, table)
-    else:
-        for k in tl.static_range(MOST):
-            if k < count:
-                moved, rows, far = _sums_to_bend(moved, rows, far, ds, t, first + k, edges, slopes, sums, apart, table)
+            bend, beyond = bend_of(before, after), tl.where(t > edge, ds, 0.0)
+            before = after
+            after, edge = edge_behind(cell + 1, edges, slopes)
+            rows_beyond, far_beyond = sums_of_eight(beyond), sums_of_eight(beyond * t)
+            _add(sums, apart, table, cell, rows - rows_beyond, far - far_beyond)
+            moved += bend * rows_beyond
+            rows, far = rows_beyond, far_beyond
     _add(sums, apart, table, first + count, rows, far)
     return moved
-
-
-@triton.jit
-def _sums_to_bend(moved, rows, far, ds, t, cell, edges, slopes, sums, apart, table):
-    bend, edge = bend_behind(cell, edges, slopes)
-    after, far_after = _beyond(ds, t, edge)
-    _add(sums, apart, table, cell, rows - after, far - far_after)
-    return moved + bend * after, after, far_after
-
-
-@triton.jit
-def _beyond(ds, t, edge):
-    beyond = tl.where(t > edge, ds, 0.0)
-    return sums_of_eight(beyond), sums_of_eight(beyond * t)
 
 
 @triton.jit

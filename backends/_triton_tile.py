@@ -2,20 +2,19 @@
 
 A position bias is lines between edges: cell c holds the offsets t with ``edges[c - 1] < t <= edges[c]``, and there the
 bias is ``slopes[c] t + lines[c]``. The offsets of a tile of sorted positions span little, so most tiles lie in one
-cell. Before a kernel runs, the tiles of each of its blocks are put in order of what their bias takes:
+cell. Before a kernel runs, the tiles of each of its blocks are put in order of what their bias takes, and it has a loop
+for each kind:
 
-=====  =========================  ===============================================================================
-kind   edges in a tile            how the bias is found
-=====  =========================  ===============================================================================
-0      none, far from 0           one line, as a number for each column and one for each row
-1      up to ``FEW``, far from 0  a line, and edge by edge what the change of slope there makes of a score
-2      up to ``FEW``              likewise
-3      more                       likewise, in a loop
-4      an offset is not finite    a search of the table for every offset
-=====  =========================  ===============================================================================
+==========  =======================  ==============================================================================
+kind        tiles                    how the bias is found
+==========  =======================  ==============================================================================
+``FOLDED``  no edge, far from 0      one line, as a number for each column and one for each row
+``EDGES``   other finite offsets     a line, and edge by edge what the change of line there makes of the scores
+``SEARCH``  an offset is not finite  a search of the table for every offset
+==========  =======================  ==============================================================================
 
-A kernel has a loop for each, or for two of them; in one loop over all tiles the compiler would lay the scores out
-twice. What an edge adds stands behind a branch of its own, which changes the scores in place.
+In one loop for all tiles the compiler would lay the scores out twice. The loop over edges stands behind a branch: so
+the compiler still takes the loop around it for the innermost one, and loads tiles ahead.
 
 A bias that is ``SMOOTH``, a network's, is continuous, so that an edge e adds ``bend max(t, e)``: two instructions. The
 lines of a table may jump, and replace one another.
@@ -27,15 +26,15 @@ import triton
 import triton.language as tl
 
 __all__ = [
-    "ANY",
-    "FEW",
+    "EDGES",
     "FOLDED",
     "KINDS",
-    "MOST_EDGES",
-    "PIPED",
+    "PLAIN",
     "SEARCH",
-    "bend_behind",
+    "SPARE",
+    "bend_of",
     "count_below",
+    "edge_behind",
     "line_of_tile",
     "parts_of",
     "product",
@@ -45,16 +44,12 @@ __all__ = [
     "with_bias",
 ]
 
-# In place of a number of edges: none, and far from 0; any number; any number, and offsets that are not finite.
-FOLDED = tl.constexpr(-1)
-ANY = tl.constexpr(-2)
-SEARCH = tl.constexpr(-3)
-# Edges that are taken one by one; the tables are longer than the cells by more than so many.
-FEW = tl.constexpr(8)
-# Of each kind; loops over the first ``PIPED`` load tiles ahead.
-MOST_EDGES = tl.constexpr((-1, 8, -2, -3))
-KINDS = tl.constexpr(4)
-PIPED = tl.constexpr(2)
+PLAIN = tl.constexpr(-1)  # no bias of positions
+FOLDED = tl.constexpr(0)
+EDGES = tl.constexpr(1)
+SEARCH = tl.constexpr(2)
+KINDS = tl.constexpr(3)
+SPARE = tl.constexpr(2)  # by so many the tables are longer than the cells
 FINITE = tl.constexpr(3.4e38)
 # The interpreter multiplies the bits of bfloat16 as if they were whole numbers; in float32 the products are the same.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
@@ -87,14 +82,14 @@ def line_of_tile(entry, slopes, lines, places, LENGTH: tl.constexpr):
 
 @triton.jit
 def with_bias(
-    s, t, minus, first, count, edges, slopes, lines, STEPS: tl.constexpr, MOST: tl.constexpr, SMOOTH: tl.constexpr,
+    s, t, minus, first, count, edges, slopes, lines, STEPS: tl.constexpr, KIND: tl.constexpr, SMOOTH: tl.constexpr,
 ):  # fmt: skip
     """Scores with the bias of one head at offsets ``t``, and its slopes there; ``minus`` is taken off.
 
     ``count`` edges lie among the offsets, from the one behind cell ``first`` on. A ``SMOOTH`` bias is continuous: the
     last cell's line and, for each edge, what the change of slope there makes of offsets before it.
     """
-    if MOST == SEARCH:
+    if KIND == SEARCH:
         cell = count_below(t, edges, STEPS)
         slope = tl.load(slopes + cell)
         # A line of slope 0 goes on to infinity; nan stays what it is.
@@ -104,45 +99,37 @@ def with_bias(
         slope = tl.zeros(t.shape, tl.float32) + start
         s += tl.load(lines + first + count) - minus
         s += start * t
-        if MOST == ANY:
+        if count > 0:
+            after, edge = edge_behind(first, edges, slopes)
             for cell in tl.range(first, first + count):
-                s, slope = _with_bend(s, slope, t, cell, edges, slopes)
-        else:
-            for k in tl.static_range(MOST):
-                if k < count:
-                    s, slope = _with_bend(s, slope, t, first + k, edges, slopes)
+                bend, edge_here = bend_of(start, after), edge
+                start = after
+                after, edge = edge_behind(cell + 1, edges, slopes)
+                s += bend * tl.maximum(t, edge_here)
+                slope += tl.where(t > edge_here, bend, 0.0)
     else:
         slope = tl.zeros(t.shape, tl.float32) + tl.load(slopes + first)
         bias = slope * t + tl.load(lines + first)
-        if MOST == ANY:
+        if count > 0:
             for cell in tl.range(first, first + count):
-                bias, slope = _past_edge(bias, slope, t, cell, edges, slopes, lines)
-        else:
-            for k in tl.static_range(MOST):
-                bias, slope = _past_edge(bias, slope, t, first + k, edges, slopes, lines)
+                after, edge = edge_behind(cell, edges, slopes)
+                beyond = t > edge
+                bias = tl.where(beyond, after * t + tl.load(lines + cell + 1), bias)
+                slope = tl.where(beyond, after, slope)
         s += bias - minus
     return s, slope
 
 
 @triton.jit
-def _with_bend(s, slope, t, cell, edges, slopes):
-    bend, edge = bend_behind(cell, edges, slopes)
-    return s + bend * tl.maximum(t, edge), slope + tl.where(t > edge, bend, 0.0)
+def edge_behind(cell, edges, slopes):
+    """The slope beyond the edge behind a cell, and the edge."""
+    return tl.load(slopes + cell + 1), tl.load(edges + cell)
 
 
 @triton.jit
-def bend_behind(cell, edges, slopes):
-    """By how much the slope changes at the edge behind a cell, and the edge."""
-    bend = tl.load(slopes + cell + 1) - tl.load(slopes + cell)
-    return tl.minimum(tl.maximum(bend, -FINITE), FINITE), tl.load(edges + cell)
-
-
-@triton.jit
-def _past_edge(bias, slope, t, cell, edges, slopes, lines):
-    """The line of the cell after this one, at offsets beyond the edge between them."""
-    after = tl.load(slopes + cell + 1)
-    beyond = t > tl.load(edges + cell)
-    return tl.where(beyond, after * t + tl.load(lines + cell + 1), bias), tl.where(beyond, after, slope)
+def bend_of(before, after):
+    """By how much the slope changes."""
+    return tl.minimum(tl.maximum(after - before, -FINITE), FINITE)
 
 
 @triton.jit

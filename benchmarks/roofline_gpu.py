@@ -65,19 +65,17 @@ KERNELS = {"forward": "forward", "queries": "backward_queries", "keys": "backwar
 FLOATS = {"FADD", "FMUL", "FFMA", "IMAD"}
 WHOLE = {"F2F", "IADD3", "LEA", "LOP3", "SHF", "ISETP", "SEL", "FSETP", "FSEL", "FMNMX", "F2FP", "PRMT", "PLOP3"}
 WHOLE |= {"VIADD", "VIMNMX", "VIADDMNMX", "SGXT"}
-# Most edges of each kind of tiles but the last two; what is before it had these.
-MOST_EDGES = getattr(_triton_tile, "MOST_EDGES", triton.language.constexpr((-1, 2, 8, -2, -3))).value
 
 
 class Tiles(NamedTuple):
-    """The tiles of a kind: their part of all, and how many of them have at least 0, 1, 2, ... edges, as a part."""
+    """The tiles of a kind: their part of all, the part of them that has edges, and how many edges they have."""
 
     share: float
-    at_least: list[float]
+    some: float
+    edges: float
 
-    @property
-    def edges(self) -> float:
-        return sum(self.at_least[1:])
+
+NONE = Tiles(0.0, 0.0, 0.0)
 
 
 def loops_of(built: Any) -> list[Loop]:
@@ -99,28 +97,23 @@ def tiles_of(hidden: int, each: int, rows: int, columns: int) -> list[Tiles]:
     most = values.max(1)[None, :] - queries.min(1)[:, None]
     far = np.where(least > 0, 2 * least >= most, 2 * most <= least)
     edges = np.searchsorted(knots, most) - np.searchsorted(knots, least)
-    kind = np.where((edges > 0) | ~far, 1, 0)
-    for more in MOST_EDGES[1:-2]:
-        kind += edges > more
+    kind = np.where((edges > 0) | ~far, _triton_tile.EDGES.value, _triton_tile.FOLDED.value)
     found = []
-    for one in range(len(MOST_EDGES)):
+    for one in range(_triton_tile.KINDS.value):
         own = edges[kind == one]
-        at_least = [float((own >= k).mean()) for k in range(1 + own.max(initial=0))] if own.size else []
-        found.append(Tiles(own.size / edges.size, at_least))
+        found.append(Tiles(own.size / edges.size, float((own > 0).mean()), float(own.mean())) if own.size else NONE)
     return found
 
 
 def clocks(loop: Loop, tiles: Tiles, warps: int) -> dict[str, float]:
     """Fewest clocks of a multiprocessor for one tile, pipe by pipe."""
     total: Counter[str] = Counter(loop.always)
-    for at, part in enumerate(loop.skipped):  # each in turn is for tiles of one edge more; scores first, then sums
-        k = 1 + at % _triton_tile.FEW.value
+    for part in loop.skipped:  # what only tiles with edges do
         for name, count in part.items():
-            total[name] += count * (tiles.at_least[k] if k < len(tiles.at_least) else 0.0)
-    for part in loop.within:
-        trips = tiles.edges + (1 if "RED" in part or "REDG" in part else 0)  # over edges, or over cells
+            total[name] += count * tiles.some
+    for part in loop.within:  # for each edge
         for name, count in part.items():
-            total[name] += count * trips
+            total[name] += count * tiles.edges
     each = warps / SCHEDULERS  # warps of a scheduler
     shapes = [(re.match(r"HGMMA\.64x(\d+)x16", name), count) for name, count in total.items()]
     return {
@@ -136,7 +129,7 @@ def clocks(loop: Loop, tiles: Tiles, warps: int) -> dict[str, float]:
 def bounds(kernel: str, built: Any, hidden: int | None, edges: int = 1) -> dict[str, Any]:
     """For one kernel: clocks for each kind of tiles, the least time by each pipe and by the largest of each kind."""
     tile = _triton_call.tiling("bounded" if built.name.endswith("bounded") else kernel, True, WIDTH)
-    kinds = tiles_of(hidden, edges, tile.rows, tile.columns) if hidden else [Tiles(1.0, [1.0])]
+    kinds = tiles_of(hidden, edges, tile.rows, tile.columns) if hidden else [Tiles(1.0, 0.0, 0.0)]
     loops = loops_of(built)
     if hidden and len(loops) == len(kinds) - 1 and not kinds[-1].share:  # no loop for offsets that are not finite
         kinds = kinds[:-1]
