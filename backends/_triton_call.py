@@ -53,7 +53,7 @@ def tiling(kernel: str, half: bool, width: int) -> Tiling:
 _HALVES = {
     ("bounded", False): Tiling(64, 64, 4, 2, 128),
     ("forward", False): Tiling(64, 128, 4, 3),
-    ("queries", False): Tiling(64, 64, 4, 3),
+    ("queries", False): Tiling(64, 64, 4, 3, 168),
     ("keys", False): Tiling(64, 64, 4, 3),
     ("bounded", True): Tiling(128, 64, 8, 3),
     ("forward", True): Tiling(128, 64, 8, 3),
