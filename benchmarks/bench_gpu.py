@@ -3,6 +3,7 @@
     python benchmarks/bench_gpu.py [--seconds 90] [--rounds 9] [--only TEXT] [--out FILE]
     python benchmarks/bench_gpu.py --sweep [--only TEXT] [--seconds 60]
     python benchmarks/bench_gpu.py --report [--out FILE]
+    python benchmarks/bench_gpu.py --once
 
 16 heads of 64, M = N, real-valued positions, a network of 64 or 512 hidden units whose knots are half near 0 and half
 all over the offsets. Contenders:
@@ -12,7 +13,7 @@ plain       scaled_dot_product_attention without a bias: the yardstick
 matrix      the same with the bias as a matrix, which was computed before, where it fits
 strict      ``torch-triton``
 rounded     ``torch-triton-rounded``
-flex        ``torch-flex-knots``; "flex, no bias" is compiled flex_attention alone
+flex        ``torch-flex-knots``, up to 2048; "flex, no bias" is compiled flex_attention alone
 ==========  ===========================================================================================
 
 Gradients are those of query, key, value, the network and the positions of the queries. Four times of each contender:
@@ -24,14 +25,15 @@ graph         a whole call replayed as a CUDA graph
 kernels       each kernel of a whole call, from PyTorch's profiler
 ============  =========================================================================================
 
-What is finished is written to FILE when ``--seconds`` are over, or on Ctrl-C. ``--sweep`` times sizes of tiles instead,
-compiled by several processes, names the best, and writes nothing. ``--report`` writes
-docs/generated/performance_gpu.md from FILE.
+What is finished is written to FILE after each comparison. ``--sweep`` times sizes of tiles instead, compiled by several
+processes, and adds them to FILE. ``--once`` makes one call of *rounded*, forward and backward, for a profiler.
+``--report`` writes docs/generated/performance_gpu.md from FILE.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import itertools
 import json
@@ -115,7 +117,9 @@ def contenders(one: Comparison) -> dict[str, Call]:
         matrix.requires_grad_(one.gradients)
         found["matrix"] = call(lambda: attention(q, k, v, attn_mask=matrix), matrix)
     if one.hidden == 64:
-        found |= {"flex": ours("torch-flex-knots")} | _flex((q, k, v), call)
+        found |= _flex((q, k, v), call)
+        if one.n <= 2048:
+            found["flex"] = ours("torch-flex-knots")
     return found
 
 
@@ -249,53 +253,57 @@ def products() -> dict[str, float]:
     return found
 
 
+# Of each kernel: the contender that calls it, its name, and queries, keys, warps, loads ahead and registers to try.
 SWEEP = {
-    "forward": ((64, 128, 4, 3), (64, 128, 4, 2), (64, 64, 4, 2), (64, 32, 4, 2), (128, 128, 8, 3), (128, 64, 4, 2)),
-    "queries": ((64, 64, 4, 2), (64, 64, 4, 3), (64, 32, 4, 2), (64, 128, 4, 2)),
-    "keys": ((64, 64, 4, 2), (64, 64, 4, 3), (64, 128, 8, 2), (128, 64, 4, 2)),
+    "bounded": ("rounded", "forward_bounded", ((64, 64, 4, 2, 128), (64, 64, 4, 3, 168), (64, 64, 4, 3, 128))),
+    "forward": ("strict", "forward", ((64, 128, 4, 3), (64, 64, 4, 3))),
+    "queries": ("rounded", "backward_queries", ((64, 64, 4, 3), (64, 64, 4, 3, 168), (64, 64, 4, 2, 168))),
+    "keys": ("rounded", "backward_keys", ((64, 64, 4, 3), (64, 64, 4, 2), (32, 64, 4, 3, 168))),
 }
 
 
-def sizes_of(kernel: str, sizes: tuple[int, ...], rounds: int) -> tuple[str, dict[str, float]]:
-    """The line for one size of tiles, and milliseconds; with ``rounds`` 0 the kernels are compiled and called once."""
-    from ia_core.backends import _triton_call as sizes_of_tiles
+def with_sizes(kernel: str, sizes: tuple[int, ...], call: Call, rounds: int) -> float:
+    """Median microseconds of a kernel with tiles of other sizes."""
+    from ia_core.backends import _triton_call as of_calls
 
-    sizes_of_tiles._HALVES[kernel, False] = sizes_of_tiles.Tiling(*sizes)
-    found: list[str] = []
-    took: dict[str, float] = {}
+    before = of_calls._HALVES[kernel, False]
+    of_calls._HALVES[kernel, False] = of_calls.Tiling(*sizes)
     try:
-        calls = contenders(Comparison("bfloat16", 8192 if rounds else 512, 64, kernel != "forward"))
-        for name in ("rounded", "strict"):
-            pair = {key: calls[key] for key in ("plain", name)}
-            milliseconds(pair, 1)
-            if rounds:
-                middle = {key: statistics.median(each) for key, each in milliseconds(pair, rounds).items()}
-                took[name] = middle[name]
-                found.append(f"{name} {middle[name]:.3f} ms, {middle[name] / middle['plain']:.3f} of plain")
-    except Exception as error:
-        found.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
-    return f"{kernel} {sizes}: {'; '.join(found)}", took
+        call()
+        return statistics.median(kernels(call)[SWEEP[kernel][1]] for _ in range(rounds))
+    finally:
+        of_calls._HALVES[kernel, False] = before
 
 
-def sweep(only: str, rounds: int, until: float) -> int:
-    """Times of the benchmark's call with tiles of other sizes."""
-    from ia_core.backends import _triton_call as sizes_of_tiles
+def _swept(kernel: str, n: int) -> Call:
+    return contenders(Comparison("bfloat16", n, 64, kernel not in ("bounded", "forward")))[SWEEP[kernel][0]]
 
-    wanted = [(kernel, sizes) for kernel in SWEEP for sizes in SWEEP[kernel] if only in kernel]
+
+def _compile(kernel: str, sizes: tuple[int, ...]) -> None:
+    with contextlib.suppress(Exception):  # said where it is timed
+        with_sizes(kernel, sizes, _swept(kernel, 512), 1)
+
+
+def sweep(only: str, rounds: int, until: float, out: Path) -> int:
+    """Microseconds of the benchmark's kernels with tiles of other sizes, added to the record."""
+    wanted = [(kernel, sizes) for kernel in SWEEP for sizes in SWEEP[kernel][2] if only in kernel]
     with multiprocessing.get_context("spawn").Pool(8) as pool:
-        pool.starmap(sizes_of, [(*one, 0) for one in wanted], 1)
+        pool.starmap(_compile, wanted, 1)
     print(f"compiled, {until - time.monotonic():.0f} s left", flush=True)
-    best: dict[tuple[str, str], tuple[float, tuple[int, ...]]] = {}
-    for kernel, sizes in wanted:
-        if time.monotonic() < until:
-            before = sizes_of_tiles._HALVES[kernel, False]
-            line, took = sizes_of(kernel, sizes, rounds)
-            sizes_of_tiles._HALVES[kernel, False] = before
-            print(line, flush=True)
-            for name, middle in took.items():
-                best[kernel, name] = min(best.get((kernel, name), (middle, sizes)), (middle, sizes))
-    for (kernel, name), (middle, sizes) in best.items():
-        print(f"best for {kernel}, {name}: {sizes_of_tiles.Tiling(*sizes)}, {middle:.3f} ms")
+    found: dict[str, dict[str, float]] = {}
+    for kernel, group in itertools.groupby(wanted, key=lambda one: one[0]):
+        call = _swept(kernel, 8192)
+        for _, sizes in group:
+            if time.monotonic() < until:
+                try:
+                    took = with_sizes(kernel, sizes, call, rounds)
+                    found.setdefault(kernel, {})[", ".join(map(str, sizes))] = took
+                    print(f"{kernel} {sizes}: {took:.1f} microseconds", flush=True)
+                except Exception as error:
+                    print(f"{kernel} {sizes}: {type(error).__name__}: {' '.join(str(error).split())[:200]}", flush=True)
+    record = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    record["sizes_of_tiles"] = record.get("sizes_of_tiles", {}) | found
+    write_whole(out, json.dumps(record, indent=1) + "\n")
     return 0
 
 
@@ -320,11 +328,21 @@ def report(record: dict[str, Any]) -> int:
             rest = [str(each[key]) for key in ("eager", "graph", "teraflops", "peak_mib")]
             lines.append(f"| {' | '.join([*first, *cells, *rest])} |")
             if who in ("strict", "rounded"):
-                own = ("forward", "backward_queries", "backward_keys", "order_tiles")
+                own = ("forward", "forward_bounded", "backward_queries", "backward_keys", "order_tiles")
                 took = each["kernels"]
                 times = ", ".join(f"`{kernel}` {took[kernel]}" for kernel in own if kernel in took)
                 kernels.append(f"- {name}, {who}: {times}")
-    write_whole(REPORT, "\n".join([*lines, "", "Microseconds in the largest of our kernels:", "", *kernels, ""]))
+    lines += ["", "Microseconds in the largest of our kernels:", "", *kernels]
+    if swept := record.get("sizes_of_tiles"):
+        lines += [
+            "",
+            "Microseconds of the kernels by sizes of tiles (queries, keys, warps, loads ahead, registers):",
+            "",
+        ]
+        for kernel, (who, _, _) in SWEEP.items():
+            times = "; ".join(f"{sizes}: {took:.0f}" for sizes, took in swept.get(kernel, {}).items())
+            lines.append(f"- {kernel} of {who}: {times}")
+    write_whole(REPORT, "\n".join([*lines, ""]))
     return 0
 
 
@@ -343,15 +361,20 @@ def main() -> int:
     parser.add_argument("--only", default="", help="comparisons whose name has this in it")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--report", action="store_true")
+    parser.add_argument("--once", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     if options.rounds < 7:
         parser.error("fewer than 7 rounds say nothing about the spread")
     if options.report:
         return report(json.loads(options.out.read_text(encoding="utf-8")))
+    if options.once:
+        contenders(Comparison("bfloat16", 8192, 64, True))["rounded"]()
+        torch.cuda.synchronize()
+        return 0
     until = time.monotonic() + options.seconds
     if options.sweep:
-        return sweep(options.only, options.rounds, until)
+        return sweep(options.only, options.rounds, until, options.out)
     facts = environment(["torch", "triton"]) | {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
     facts["date"] = datetime.date.today().isoformat()
     record: dict[str, Any] = {"environment": facts, "matrix_product_teraflops": products(), "comparisons": {}}
@@ -365,9 +388,9 @@ def main() -> int:
                 for who, each in found.items():
                     print(f"  {who}: {shown(each)}", flush=True)
                 torch.cuda.empty_cache()
+                write_whole(options.out, json.dumps(record, indent=1) + "\n")
     except KeyboardInterrupt:
         print("stopped; what is finished is kept", file=sys.stderr)
-    write_whole(options.out, json.dumps(record, indent=1) + "\n")
     return 0
 
 

@@ -42,7 +42,7 @@ STAGES = (
     ),
     (Command("times", "benchmarks/bench_gpu.py --seconds 70 --out {json}", 90.0),),
     (Command("times-jax", "benchmarks/bench_gpu_jax.py --seconds 55 --out {json}", 70.0),),
-    (Command("sweep", "benchmarks/bench_gpu.py --sweep --seconds 60", 75.0),),
+    (Command("sweep", "benchmarks/bench_gpu.py --sweep --seconds 60 --out {json}", 75.0),),
     (
         _suite("torch_triton", 220.0, 5),
         _suite("jax_pallas", 220.0, 5),

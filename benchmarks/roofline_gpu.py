@@ -1,8 +1,8 @@
 """What limits the kernels for GPUs: the instructions of their loops, counted, for compute capability 9.0.
 
-    python benchmarks/roofline_gpu.py [--hidden 64] [--edges 1] [--label TEXT]
+    python benchmarks/roofline_gpu.py [--hidden 64] [--label TEXT]
     python benchmarks/roofline_gpu.py --sweep forward|queries|keys
-    python benchmarks/roofline_gpu.py --report           needs the labels "as measured" and "now"
+    python benchmarks/roofline_gpu.py --report
 
 It needs Triton with its disassembler, and no GPU. The kernels are compiled for the call that bench_gpu.py times: 8192
 queries and keys, 16 heads of 64, bfloat16. A loop of a kernel takes one kind of tiles (backends/_triton_tile.py); how
@@ -22,9 +22,8 @@ bfloat16 over its multiprocessors and clock.) The sum of what is largest for eac
 an H200, is a time that no schedule of this code can beat.
 
 ``--label`` adds the rows to docs/results/roofline_gpu.json under that name, in place of what has it. ``--report``
-writes docs/generated/roofline_gpu.md from that file, with the times of docs/results/attention_gpu.json beside the label
-``as measured``. Those were measured with two edges for each knot and the kernels of commit d9cb4f7, whose rows are made
-with the ``backends`` folder of that commit and ``--edges 2``. ``--sweep`` compares sizes of tiles.
+writes docs/generated/roofline_gpu.md from that file, with the times of docs/results/attention_gpu.json for the same
+sizes of tiles. ``--sweep`` compares sizes of tiles.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ import argparse
 import itertools
 import json
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -56,7 +54,12 @@ from ia_core.conformance._files import write_whole
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, TABLE = ROOT / "docs/results/roofline_gpu.json", ROOT / "docs/generated/roofline_gpu.md"
 MEASURED = ROOT / "docs/results/attention_gpu.json"
-AS_MEASURED, NOW = "as measured", "now"
+MEASURED_AS = {
+    ("rounded", "forward"): "bounded",
+    ("strict", "forward"): "forward",
+    ("rounded", "queries"): "queries",
+    ("rounded", "keys"): "keys",
+}
 TOKENS, HEADS, WIDTH = 8192, 16, 64
 MULTIPROCESSORS, CLOCK, SCHEDULERS = 132, 1.98e9, 4
 REGISTERS, SHARED = 65536, 227 * 1024  # of a multiprocessor
@@ -88,10 +91,10 @@ def loops_of(built: Any) -> list[Loop]:
     return _sass.loops(text, "HGMMA")
 
 
-def tiles_of(hidden: int, each: int, rows: int, columns: int) -> list[Tiles]:
-    """The benchmark's tiles, kind by kind, with ``each`` edges for a knot."""
+def tiles_of(hidden: int, rows: int, columns: int) -> list[Tiles]:
+    """The benchmark's tiles, kind by kind; a knot has one edge."""
     arrays = Setting(TOKENS, HEADS, WIDTH, hidden, "real", True).arrays()
-    knots = np.repeat(np.sort(-arrays[5] / arrays[4]), each)
+    knots = np.sort(-arrays[5] / arrays[4])
     queries, values = arrays[8].reshape(-1, rows), arrays[9].reshape(-1, columns)
     least = values.min(1)[None, :] - queries.max(1)[:, None]
     most = values.max(1)[None, :] - queries.min(1)[:, None]
@@ -126,10 +129,10 @@ def clocks(loop: Loop, tiles: Tiles, warps: int) -> dict[str, float]:
     }
 
 
-def bounds(kernel: str, built: Any, hidden: int | None, edges: int = 1) -> dict[str, Any]:
+def bounds(kernel: str, built: Any, hidden: int | None) -> dict[str, Any]:
     """For one kernel: clocks for each kind of tiles, the least time by each pipe and by the largest of each kind."""
     tile = _triton_call.tiling("bounded" if built.name.endswith("bounded") else kernel, True, WIDTH)
-    kinds = tiles_of(hidden, edges, tile.rows, tile.columns) if hidden else [Tiles(1.0, 0.0, 0.0)]
+    kinds = tiles_of(hidden, tile.rows, tile.columns) if hidden else [Tiles(1.0, 0.0, 0.0)]
     loops = loops_of(built)
     if hidden and len(loops) == len(kinds) - 1 and not kinds[-1].share:  # no loop for offsets that are not finite
         kinds = kinds[:-1]
@@ -179,7 +182,6 @@ def compiled(path: str, hidden: int | None, *, gradients: bool = True) -> dict[s
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--hidden", type=int, default=64)
-    parser.add_argument("--edges", type=int, default=1, help="of a knot")
     parser.add_argument("--label", help="keep the rows under this name")
     parser.add_argument("--sweep", choices=tuple(KERNELS))
     parser.add_argument("--report", action="store_true")
@@ -198,11 +200,11 @@ def main() -> int:
         built = compiled(path, hidden)
         for kernel, function in KERNELS.items():
             own = built.get(f"{function}_bounded", built[function])
-            rows.append({"what": name, "kernel": kernel} | bounds(kernel, own, hidden, options.edges))
+            rows.append({"what": name, "kernel": kernel} | bounds(kernel, own, hidden))
             print(line(rows[-1]), flush=True)
     if options.label:
         record = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-        about = {"triton": triton.__version__, "hidden": options.hidden, "edges": options.edges}
+        about = {"triton": triton.__version__, "hidden": options.hidden}
         record[options.label] = about | {"rows": rows}
         write_whole(RESULTS, json.dumps(record, indent=1) + "\n")
     return 0
@@ -213,7 +215,8 @@ def sweep(kernel: str, hidden: int) -> int:
     for rows, columns, warps, stages in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3)):
         if warps == 8 and rows == 64:
             continue
-        _triton_call._HALVES[kernel, False] = _triton_call.Tiling(rows, columns, warps, stages)
+        tile = _triton_call.Tiling(rows, columns, warps, stages)
+        _triton_call._HALVES["bounded" if kernel == "forward" else kernel, False] = tile
         try:
             built = compiled("torch-triton-rounded", hidden, gradients=kernel != "forward")
             row = {"what": "rounded", "kernel": kernel} | bounds(kernel, built[KERNELS[kernel]], hidden)
@@ -236,55 +239,34 @@ def line(row: dict[str, Any]) -> str:
 
 def report(record: dict[str, Any]) -> list[str]:
     """The table, in Markdown."""
-    comparison = json.loads(MEASURED.read_text(encoding="utf-8"))["comparisons"]
-    of_calls = comparison["bfloat16, 8192, 64 hidden, forward + backward"]["contenders"]
+    swept = json.loads(MEASURED.read_text(encoding="utf-8"))["sizes_of_tiles"]
     lines = [
         "% Written by benchmarks/roofline_gpu.py from docs/results/roofline_gpu.json.",
         "",
         "Milliseconds; 8192 queries and keys, 16 heads of 64, bfloat16.",
         "",
-        f"| kernels | path | kernel | hidden | {' | '.join(PIPES)} | least | measured | least / measured |",
-        "| --- " * 12 + "|",
+        f"| hidden | path | kernel | {' | '.join(PIPES)} | least | measured | least / measured |",
+        "| --- " * 11 + "|",
     ]
-    for label, one in record.items():
+    for number, one in enumerate(record.values()):
         for row in one["rows"]:
-            took = ""
-            if label == AS_MEASURED and row["what"] in of_calls:
-                took = of_calls[row["what"]]["kernels"][KERNELS[row["kernel"]]] / 1e3
+            if number and row["what"] == "no bias":
+                continue  # the same
+            key = MEASURED_AS.get((row["what"], row["kernel"]), "") if one["hidden"] == 64 else ""
+            sizes = ", ".join(str(size) for size in row["tile"] if size is not None)
+            took = swept.get(key, {}).get(sizes, 0.0) / 1e3
             cells = [
-                label,
+                "" if row["what"] == "no bias" else one["hidden"],
                 row["what"],
                 row["kernel"],
-                "" if row["what"] == "no bias" else one["hidden"],
                 *(f"{row['ms'][pipe]:.2f}" for pipe in PIPES),
                 f"{row['least']:.2f}",
-                took and f"{took:.2f}",
-                took and f"{row['least'] / took:.0%}",
+                f"{took:.2f}" if took else "",
+                f"{row['least'] / took:.0%}" if took else "",
             ]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     versions = ", ".join(sorted({one["triton"] for one in record.values()}))
-    return [*lines, "", f"Compiled by Triton {versions}.", *projected(record, comparison)]
-
-
-def projected(record: dict[str, Any], comparison: dict[str, Any]) -> list[str]:
-    """What whole calls would take if kernels took as many times their least time as those that were measured."""
-    least = {(label, row["what"], row["kernel"]): row["least"] for label in record for row in record[label]["rows"]}
-    found = []
-    for direction, own in (("forward", ["forward"]), ("forward + backward", list(KERNELS))):
-        contenders = comparison[f"bfloat16, 8192, 64 hidden, {direction}"]["contenders"]
-        plain, *both = (statistics.median(contenders[name]["milliseconds"]) for name in ("plain", "rounded", "strict"))
-        for path, before in zip(("rounded", "strict"), both, strict=True):
-            after = before
-            for kernel in own:
-                took = contenders[path]["kernels"][KERNELS[kernel]] / 1e3
-                after += took * (least[NOW, path, kernel] / least[AS_MEASURED, path, kernel] - 1)
-            found.append(f"{path}, {direction}: {before / plain:.2f} measured, {after / plain:.2f} projected")
-    return [
-        "",
-        "Times of whole calls over *plain*, if each kernel is as far from its least time as it was when measured:",
-        "",
-        *(f"- {line}" for line in found),
-    ]
+    return [*lines, "", f"Compiled by Triton {versions}."]
 
 
 if __name__ == "__main__":
