@@ -31,7 +31,7 @@ __all__ = ["attend", "attend_in_parts", "declines", "positions_in_batch", "why_n
 Maybe: TypeAlias = Tensor | None
 
 WIDEST = 256
-MOST_KNOTS, LONGEST = 32000, 1_000_000  # a cell, two for each knot, and a tile have 16 bits each
+MOST_KNOTS, LONGEST = 32000, 1_000_000  # a cell and the edges of a tile, two for each knot, have 16 bits each
 
 
 def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None:

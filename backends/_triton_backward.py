@@ -1,8 +1,8 @@
 """The backward kernels for GPUs: one for what belongs to queries and to the bias, one for what belongs to keys.
 
 With ``p_ij = exp(s_ij - lse_i)`` and ``r_i = <do_i, o_i> - d lse_i``, ``ds_ij = p_ij (<do_i, v_j> - r_i)`` (IA-G-12).
-Both
-compute the tiles of p and ds anew. No two programs add to the same number, so that results are the same in every call.
+Both compute the tiles of p and ds anew. No two programs add to the same number, so that results are the same in every
+call.
 """
 
 from __future__ import annotations
@@ -41,13 +41,12 @@ __all__ = ["backward_keys", "backward_queries"]
 def _scores_gradient(
     q, do, k, v, x, p_at, first, count, low, r, i, j, edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n,
     M, N, scale, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
-    NATURAL: tl.constexpr, SHIFT: tl.constexpr, KIND: tl.constexpr, SMOOTH: tl.constexpr,
+    NATURAL: tl.constexpr, SHIFT: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """Weights, ds and slopes of a tile. Its axes are those of ``q k^T``: keys and queries may change places."""
-    s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
     s, slope = scores_in_tile(
-        s, x, p_at, low if NATURAL else low - SHIFT, first, count, edges, slopes, lines, bias, bias_m, bias_n, mask,
-        mask_m, mask_n, i, j, M, N, STEPS, DENSE, MASKED, TAIL, KIND, SMOOTH,
+        q, k, scale, x, p_at, low if NATURAL else low - SHIFT, first, count, edges, slopes, lines, bias, bias_m, bias_n,
+        mask, mask_m, mask_n, i, j, M, N, STEPS, DENSE, MASKED, TAIL, KIND,
     )  # fmt: skip
     p = tl.exp2(s * LOG2E + SHIFT if NATURAL else s)
     ds = p * (product(do, tl.trans(v), tl.zeros((do.shape[0], v.shape[0]), tl.float32)) - r)
@@ -64,7 +63,7 @@ def _queries_with_tile(
     bias, mask,
     sums, apart, table, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale,
     COLUMNS: tl.constexpr, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
-    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr,
+    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
     KIND: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the queries, and of their positions but for the sign, with one more tile of keys."""
@@ -83,12 +82,10 @@ def _queries_with_tile(
     _, ds, _ = _scores_gradient(
         q, do, k, v, along[None, :], p_at[:, None], first, count, low[:, None], r[:, None], i[:, None], j[None, :],
         edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
-        STEPS, DENSE, MASKED, TAIL, NATURAL, 0, KIND, SMOOTH,
+        STEPS, DENSE, MASKED, TAIL, NATURAL, 0, KIND,
     )  # fmt: skip
     if STEPS > 0:
-        moved += part_sums(
-            ds, x[None, :], p_at[:, None], first, count, edges, slopes, sums, apart, table, STEPS, KIND, SMOOTH
-        )
+        moved += part_sums(ds, x[None, :], p_at[:, None], first, count, edges, slopes, sums, apart, table, STEPS, KIND)
     return weighted_sum(ds, k, dq, PARTS), moved
 
 
@@ -98,7 +95,7 @@ def _keys_with_tile(
     bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, WEIGHT_PARTS: tl.constexpr, SHIFT: tl.constexpr,
-    PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr, MOVE: tl.constexpr, KIND: tl.constexpr,
+    PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOVE: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """Gradients of keys, values and their positions with one more tile of queries."""
     i = tile * ROWS + tl.arange(0, ROWS)
@@ -119,7 +116,7 @@ def _keys_with_tile(
     p, ds, slopes_there = _scores_gradient(
         k, v, q, do, along[:, None], p_at[None, :], first, count, low[None, :], r[None, :], i[None, :], j[:, None],
         edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
-        STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, KIND, SMOOTH,
+        STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, KIND,
     )  # fmt: skip
     dv = weighted_sum(p, do, dv, WEIGHT_PARTS)
     if MOVE:
@@ -137,7 +134,7 @@ def backward_queries(
     H, GROUP, M, N, D, DV, table, scale, factor,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
-    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr,
+    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
     K_ROW: tl.constexpr, V_ROW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of queries and of its positions, and its part of the sums over cells.
@@ -174,7 +171,7 @@ def backward_queries(
             dq, moved = _queries_with_tile(
                 dq, moved, q, do, low, r, at, 0, 0, (0.0, 0.0, 0.0), p_at, i, d, e, key, value, places, edges,
                 slopes, lines, bias, mask, sums, 0, 0, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV,
-                scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, SMOOTH, PLAIN,
+                scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, PLAIN,
             )  # fmt: skip
     else:
         zeros = row_zeros(q, COLUMNS)
@@ -201,7 +198,7 @@ def backward_queries(
                     dq, moved, q, do, low, r, tile, first, count, line, p_at, i, d, e, key, value, places, edges,
                     slopes, lines, bias, mask, sums, apart, table, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n,
                     M, N, D, DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV,
-                    SMOOTH, kind,
+                    kind,
                 )  # fmt: skip
         tl.store(d_positions + row + i, tl.sum(moved, 1) * -LN2, mask=i < M)
     at = d_query + (row + i)[:, None] * D + d[None, :]
@@ -219,7 +216,7 @@ def backward_keys(
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, WEIGHT_PARTS: tl.constexpr, SHIFT: tl.constexpr,
-    PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr, MOVE: tl.constexpr,
+    PAD_D: tl.constexpr, PAD_DV: tl.constexpr, MOVE: tl.constexpr,
     Q_ROW: tl.constexpr,
 ):  # fmt: skip
     """Gradients of a block of keys and values for one query head, and of their positions where these ``MOVE``.
@@ -249,11 +246,11 @@ def backward_keys(
             dk, dv, moved = _keys_with_tile(
                 dk, dv, moved, k, v, at, 0, 0, (0.0, 0.0, 0.0), x, j, d, e, query, cotangent, rests, places, edges,
                 slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, ROWS, STEPS,
-                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, SMOOTH, MOVE,
+                DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT, PAD_D, PAD_DV, MOVE,
                 PLAIN,
             )  # fmt: skip
     else:
-        x = load_positions(positions + b * positions_b, j, N, TAIL)
+        x = load_positions(positions + b * positions_b, j, N, TAIL) + row_zeros(k, ROWS)
         places += b * places_b
         order += b * order_b + block * tiles
         ends += b * ends_b + block * KINDS
@@ -271,13 +268,13 @@ def backward_keys(
                     dk, dv, moved, k, v, tile, first, count, line, x, j, d, e, query, cotangent, rests, places, edges,
                     slopes, lines, bias, mask, q_m, q_d, bias_m, bias_n, mask_m, mask_n, M, N,
                     D, DV, scale, ROWS, STEPS, DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, WEIGHT_PARTS, SHIFT,
-                    PAD_D, PAD_DV, SMOOTH, MOVE, kind,
+                    PAD_D, PAD_DV, MOVE, kind,
                 )  # fmt: skip
     if MOVE:
         tl.store(d_positions + bh.to(tl.int64) * N + j, moved * LN2, mask=j < N)
     if SHIFT > 0:
         dv *= 2.0**-SHIFT
-    row = (bh * N + j).to(tl.int64)[:, None]
+    row = (bh.to(tl.int64) * N + j)[:, None]
     at = d_key + row * D + d[None, :]
     tl.store(at, (dk * factor).to(d_key.dtype.element_ty), mask=(j[:, None] < N) & (d[None, :] < D))
     at = d_value + row * DV + e[None, :]

@@ -1,9 +1,9 @@
 """The forward kernel for GPUs where no score can be far above the others: exponentials need no maximum first.
 
-No score of a row is above ``|q| max |k| + max f``. A softmax that is taken relative to that, and not to the largest
-score, needs no maximum of a tile before its exponentials and never scales its sums anew, which is a third of the
-instructions of a tile. It is the same softmax as long as the sums do not fall out of the range of float32: rows where
-they could, or where they have, are left to ``forward``.
+No score of a row is above ``scale |q| max |k| + max f``. A softmax that is taken relative to that, and not to the
+largest score, needs no maximum of a tile before its exponentials and never scales its sums anew, which is a third of
+the instructions of a tile. It is the same softmax as long as the sums do not fall out of the range of float32: rows
+where they could, or where they have, are left to ``forward``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from ._triton_tile import (
     count_below,
     line_of_tile,
     parts_of,
-    product,
     row_zeros,
     sums_of_eight,
     weighted_sum,
@@ -35,6 +34,7 @@ TOGETHER = tl.constexpr(128)  # edges that are looked at at a time
 LARGEST = tl.constexpr(32.0)
 # What has fallen below the range of float32 is less than 2^-46 of a row's sum for each key.
 LEAST_SUM = tl.constexpr(2.0**-80)
+LARGEST_SUM = tl.constexpr(2.0**60)  # a bound that roundings put far below the scores
 
 
 @triton.jit(do_not_specialize=["N", "D"])
@@ -42,7 +42,7 @@ def longest_keys(
     key, longest, k_b, k_h, k_n, k_d, Hk, N, D, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, PAD_D: tl.constexpr,
 ):  # fmt: skip
     """The largest square of the length of a key, for each head and each part of its keys: (B Hk, PARTS_OF_KEYS)."""
-    part, bh = tl.program_id(0), tl.program_id(1)
+    bh, part = tl.program_id(0), tl.program_id(1)
     key += (bh // Hk).to(tl.int64) * k_b + (bh % Hk).to(tl.int64) * k_h
     length = tl.cdiv(N, PARTS_OF_KEYS)
     d = tl.arange(0, BLOCK_D)
@@ -68,7 +68,7 @@ def _largest_bias(reach, edges, slopes, lines, STEPS: tl.constexpr):
     for start in tl.range(0, 2**STEPS - 1, TOGETHER):
         at = start + tl.arange(0, TOGETHER)
         edge = tl.load(edges + at, mask=at < 2**STEPS - 1, other=float("inf"))
-        there = (edge > least) & (edge < most)
+        there = (edge >= least) & (edge < most)
         t = tl.where(there, edge, 0.0)
         both = tl.maximum(_line_at(t, at, slopes, lines, there), _line_at(t, at + 1, slopes, lines, there))
         largest = tl.maximum(largest, tl.max(tl.where(there, both, float("-inf")), 0))
@@ -78,7 +78,7 @@ def _largest_bias(reach, edges, slopes, lines, STEPS: tl.constexpr):
 @triton.jit
 def _with_tile(
     acc, total, q, bound, tile, first, count, line, p_at, i, d, e, key, value, places, edges, slopes, lines,
-    k_n, k_d, v_n, v_d, M, N, D, DV, scale, COLUMNS: tl.constexpr, STEPS: tl.constexpr, SMOOTH: tl.constexpr,
+    k_n, k_d, v_n, v_d, M, N, D, DV, scale, COLUMNS: tl.constexpr, STEPS: tl.constexpr,
     TAIL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """Weighted sum and sum of the rows with one more tile of keys."""
@@ -91,10 +91,9 @@ def _with_tile(
         x = slope * near + bias_at_0
         bound += slope * (p_at - origin)
     k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
-    s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
     s, _ = scores_in_tile(
-        s, x[None, :], p_at[:, None], bound[:, None], first, count, edges, slopes, lines, key, 0, 0, key, 0, 0,
-        i[:, None], j[None, :], M, N, STEPS, False, False, TAIL, KIND, SMOOTH,
+        q, k, scale, x[None, :], p_at[:, None], bound[:, None], first, count, edges, slopes, lines, key, 0, 0, key, 0,
+        0, i[:, None], j[None, :], M, N, STEPS, False, False, TAIL, KIND,
     )  # fmt: skip
     p = tl.exp2(s)
     total += sums_of_eight(p)
@@ -109,7 +108,7 @@ def forward_bounded(
     q_b, q_h, q_m, q_d, k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d, positions_b, places_b, order_b, ends_b, reach_b,
     H, GROUP, M, N, D, DV, table, scale,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-    STEPS: tl.constexpr, SMOOTH: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr, PARTS: tl.constexpr,
+    STEPS: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr, PARTS: tl.constexpr,
     PAD_D: tl.constexpr, PAD_DV: tl.constexpr, K_ROW: tl.constexpr, V_ROW: tl.constexpr,
 ):  # fmt: skip
     """As ``forward``, and 1 in ``left`` (B H, blocks) for each block of rows that is left to it, else 0."""
@@ -124,7 +123,7 @@ def forward_bounded(
     tiles = tl.cdiv(N, COLUMNS)
     numbers = q.to(tl.float32)
     parts = tl.load(longest + (bh // GROUP) * PARTS_OF_KEYS + tl.arange(0, PARTS_OF_KEYS))
-    bound = tl.sqrt(tl.sum(numbers * numbers, 1)) * (tl.sqrt(tl.max(parts, 0)) * tl.abs(scale))
+    bound = tl.sqrt(tl.sum(numbers * numbers, 1)) * (tl.sqrt(tl.max(parts, 0)) * scale)
     near = tl.min(tl.where(bound < LARGEST, 1, 0), 0)  # nan is not
     p_at = tl.zeros((ROWS,), tl.float32)
     if STEPS > 0:
@@ -145,7 +144,7 @@ def forward_bounded(
         for at in tl.range(0, tiles):
             acc, total = _with_tile(
                 acc, total, q, bound, at, 0, 0, (0.0, 0.0, 0.0), p_at, i, d, e, key, value, places, edges, slopes,
-                lines, k_n, k_d, v_n, v_d, M, N, D, DV, scale, COLUMNS, STEPS, SMOOTH, TAIL, PARTS, PAD_D, PAD_DV,
+                lines, k_n, k_d, v_n, v_d, M, N, D, DV, scale, COLUMNS, STEPS, TAIL, PARTS, PAD_D, PAD_DV,
                 PLAIN,
             )  # fmt: skip
     else:
@@ -158,20 +157,21 @@ def forward_bounded(
         for kind in tl.static_range(SEARCH):  # all offsets are finite
             start, end = end, tl.load(ends + kind)
             ahead = tl.load(order + tl.minimum(start, tiles - 1))
-            for at in tl.range(start, end, num_stages=None if kind < SEARCH else 1):
+            for at in tl.range(start, end):
                 tile, first, count = parts_of(ahead)
                 line = line_of_tile(ahead, slopes, lines, places, COLUMNS)
                 ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
                 acc, total = _with_tile(
                     acc, total, q, bound, tile, first, count, line, p_at, i, d, e, key, value, places, edges,
-                    slopes, lines, k_n, k_d, v_n, v_d, M, N, D, DV, scale, COLUMNS, STEPS, SMOOTH, TAIL, PARTS, PAD_D,
+                    slopes, lines, k_n, k_d, v_n, v_d, M, N, D, DV, scale, COLUMNS, STEPS, TAIL, PARTS, PAD_D,
                     PAD_DV, kind,
                 )  # fmt: skip
     total = tl.sum(total, 1)
-    tl.store(left + tl.program_id(0), tl.where(tl.min(total, 0) >= LEAST_SUM, 0, 1))
+    good = (total >= LEAST_SUM) & (total <= LARGEST_SUM)  # nan is not
+    tl.store(left + tl.program_id(0), 1 - tl.min(tl.where(good, 1, 0), 0))
     acc = acc / total[:, None]
     own_units = bound + tl.log2(total)
-    row = (bh * M + i).to(tl.int64)
+    row = bh.to(tl.int64) * M + i
     tl.store(lse + row, own_units * LN2, mask=i < M)
     tl.store(base + row, own_units, mask=i < M)
     at = output + row[:, None] * DV + e[None, :]

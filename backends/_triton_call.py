@@ -134,7 +134,7 @@ class Arguments:
         ends = torch.empty((B, blocks, KINDS.value), dtype=torch.int32, device=queries.device)
         spans, reach = (queries.new_empty((B, count, 2)) for count in (blocks + tiles, blocks))
         places = queries.new_empty((B, tiles, 2, sizes[1]))
-        span_tiles[(blocks + tiles, B)](
+        span_tiles[(B, blocks + tiles)](
             own,
             others,
             spans,
@@ -148,7 +148,7 @@ class Arguments:
             LENGTH=sizes[1],
             num_warps=1,
         )
-        order_tiles[(blocks, B)](
+        order_tiles[(B, blocks)](
             spans,
             tables.edges,
             order,
@@ -164,7 +164,7 @@ class Arguments:
         return [own, places, order, ends, tables.edges, tables.slopes, tables.lines], reach
 
     def strides(self, placed: list[Tensor]) -> list[int]:
-        """Of query, key and value, of a bias and a mask, and of the batch of positions, order and ends."""
+        """Of query, key and value, of a bias and a mask, and of the batch of positions, places, order and ends."""
         found = [stride for array in self.arrays for stride in array.stride()]
         for array in (self.bias, self.mask):
             found += [0] * 4 if array is None else array.stride()
@@ -182,7 +182,6 @@ class Arguments:
             "ROWS": tile.rows,
             "COLUMNS": tile.columns,
             "STEPS": 0 if tables is None else tables.steps,
-            "SMOOTH": tables is not None and tables.every == 2,
             "TAIL": self.N % tile.columns != 0,
             "PAD_D": wide[0] != self.D,
             "PAD_DV": wide[1] != self.Dv,

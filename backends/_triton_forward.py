@@ -9,7 +9,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_tile import FOLDED, KINDS, PLAIN, SEARCH, line_of_tile, parts_of, product, weighted_sum, with_bias
+from ._triton_tile import (
+    FOLDED,
+    KINDS,
+    PLAIN,
+    SEARCH,
+    bias_in_tile,
+    line_of_tile,
+    parts_of,
+    product,
+    row_zeros,
+    weighted_sum,
+)
 
 __all__ = [
     "LN2",
@@ -77,9 +88,9 @@ def load_pairs(pointer, at, length, CHECK: tl.constexpr):
 
 @triton.jit
 def scores_in_tile(
-    s, x, p, minus, first, count, edges, slopes, lines, bias, bias_rows, bias_columns, mask, mask_rows, mask_columns,
-    rows, columns, M, N, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
-    KIND: tl.constexpr, SMOOTH: tl.constexpr,
+    q, k, scale, x, p, minus, first, count, edges, slopes, lines, bias, bias_rows, bias_columns, mask, mask_rows,
+    mask_columns, rows, columns, M, N, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr,
+    TAIL: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """Scaled products with the bias less ``minus``, -inf where nothing may be attended to, and the bias' slopes.
 
@@ -88,11 +99,15 @@ def scores_in_tile(
     """
     slope = 0.0
     if KIND == FOLDED:
-        s += x
-        s -= minus
         slope = tl.load(slopes + first)
-    elif STEPS > 0:
-        s, slope = with_bias(s, x - p, minus, first, count, edges, slopes, lines, STEPS, KIND, SMOOTH)
+    elif STEPS > 0:  # before the product, so that fewer numbers are held at a time
+        x, slope = bias_in_tile(x - p, first, count, edges, slopes, lines, STEPS, KIND)
+        x -= minus
+    s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
+    if STEPS > 0:
+        s += x
+    if KIND == FOLDED:
+        s -= minus
     if DENSE or MASKED:
         there = (rows < M) & (columns < N)
     if DENSE:
@@ -114,7 +129,7 @@ def _with_tile(
     mask,
     k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, NATURAL: tl.constexpr,
-    PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr, SMOOTH: tl.constexpr,
+    PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
     KIND: tl.constexpr,
 ):  # fmt: skip
     """Weighted sum, maximum and sum of the rows with one more tile of keys."""
@@ -128,10 +143,9 @@ def _with_tile(
         x = slope * near + bias_at_0
         row = slope * (origin - p_at)
     k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
-    s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
     s, _ = scores_in_tile(
-        s, x[None, :], p_at[:, None], 0.0, first, count, edges, slopes, lines, bias, bias_m, bias_n, mask, mask_m,
-        mask_n, i[:, None], j[None, :], M, N, STEPS, DENSE, MASKED, TAIL, KIND, SMOOTH,
+        q, k, scale, x[None, :], p_at[:, None], 0.0, first, count, edges, slopes, lines, bias, bias_m, bias_n, mask,
+        mask_m, mask_n, i[:, None], j[None, :], M, N, STEPS, DENSE, MASKED, TAIL, KIND,
     )  # fmt: skip
     new = tl.maximum(top, tl.max(s, 1) + row)
     safe = tl.where(new == float("-inf"), 0.0, new)
@@ -157,7 +171,7 @@ def forward(
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr, ROW_TAIL: tl.constexpr,
     NATURAL: tl.constexpr, PARTS: tl.constexpr, SHIFT: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
-    SMOOTH: tl.constexpr, LEFT: tl.constexpr, K_ROW: tl.constexpr, V_ROW: tl.constexpr,
+    LEFT: tl.constexpr, K_ROW: tl.constexpr, V_ROW: tl.constexpr,
 ):  # fmt: skip
     """One program for each block of queries and head; the output and the two statistics are contiguous.
 
@@ -187,10 +201,10 @@ def forward(
             acc, top, total = _with_tile(
                 acc, top, total, q, at, 0, 0, (0.0, 0.0, 0.0), p_at, i, d, e, key, value, places, edges, slopes,
                 lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
-                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, SMOOTH, PLAIN,
+                STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, PLAIN,
             )  # fmt: skip
     else:
-        p_at = load_positions(positions + b * positions_b, i, M, ROW_TAIL)
+        p_at = load_positions(positions + b * positions_b, i, M, ROW_TAIL) + row_zeros(q, COLUMNS)
         places += b * places_b
         order += b * order_b + block * tiles
         ends += b * ends_b + block * KINDS
@@ -207,7 +221,7 @@ def forward(
                 acc, top, total = _with_tile(
                     acc, top, total, q, tile, first, count, line, p_at, i, d, e, key, value, places, edges, slopes,
                     lines, bias, mask, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale, COLUMNS,
-                    STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV, SMOOTH,
+                    STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, SHIFT, PAD_D, PAD_DV,
                     kind,
                 )  # fmt: skip
     empty = total == 0.0
@@ -218,7 +232,7 @@ def forward(
     else:
         own_units = top - SHIFT + tl.log2(total)
         natural = own_units * LN2
-    row = (bh * M + i).to(tl.int64)
+    row = bh.to(tl.int64) * M + i
     tl.store(lse + row, tl.where(empty, float("-inf"), natural), mask=i < M)
     tl.store(base + row, tl.where(empty, float("inf"), own_units), mask=i < M)
     at = output + row[:, None] * DV + e[None, :]

@@ -76,7 +76,7 @@ def _bounded(
     longest = key.new_empty((call.B * call.Hk, parts), dtype=torch.float32)
     left = key.new_empty(grid, dtype=torch.int32)
     constants = call.constants(tile, tables)
-    longest_keys[(parts, call.B * call.Hk)](
+    longest_keys[(call.B * call.Hk, parts)](
         key,
         longest,
         *key.stride(),

@@ -31,7 +31,7 @@ def span_tiles(
     And the tiles' positions, as they are and from their first on, the last one again beyond the end: (B, tiles, 2,
     LENGTH).
     """
-    at, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    b, at = tl.program_id(0).to(tl.int64), tl.program_id(1)
     if at < blocks:
         low, high = _span(own + b * own_stride, at, own_length, BLOCK)
     else:
@@ -39,10 +39,10 @@ def span_tiles(
         low, high = _span(others, at - blocks, length, LENGTH)
         first = (at - blocks) * LENGTH
         there = tl.load(others + tl.minimum(first + tl.arange(0, LENGTH), length - 1))
-        at_places = places + (b * (tl.num_programs(0) - blocks) * LENGTH + first) * 2 + tl.arange(0, LENGTH)
+        at_places = places + (b * (tl.num_programs(1) - blocks) * LENGTH + first) * 2 + tl.arange(0, LENGTH)
         tl.store(at_places, there)
         tl.store(at_places + LENGTH, there - tl.load(others + first))
-    spans += (b * tl.num_programs(0) + at) * 2
+    spans += (b * tl.num_programs(1) + at) * 2
     tl.store(spans, low)
     tl.store(spans + 1, high)
 
@@ -73,7 +73,7 @@ def order_tiles(
     An entry of 64 bits is the tile's number, in the lower 32 bits how many edges it has, and in the lower 16 its first
     cell. ``TILES`` are looked at together.
     """
-    block, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    b, block = tl.program_id(0).to(tl.int64), tl.program_id(1)
     spans += b * (blocks + tiles) * 2
     low, high = tl.load(spans + block * 2), tl.load(spans + block * 2 + 1)
     spans += blocks * 2

@@ -5,23 +5,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_tile import FOLDED, SEARCH, bend_of, count_below, edge_behind, sums_of_eight
+from ._triton_tile import FOLDED, SEARCH, count_below, sums_of_eight
 
 __all__ = ["TABLES", "part_sums"]
 
-INFINITY = tl.constexpr(float("inf"))
 TABLES = tl.constexpr(4)  # of a program, for its warps; one where rows are few
 
 
 @triton.jit
 def part_sums(
     ds, x, p, first, count, edges, slopes, sums, apart, table, STEPS: tl.constexpr, KIND: tl.constexpr,
-    SMOOTH: tl.constexpr,
 ):  # fmt: skip
     """Sums of ds times the slope, eight for each row; adds the sums of ds and of ds t over each cell to tables.
 
-    The tables are the program's own, one with ``table`` numbers for each of four warps and, ``apart`` numbers behind
-    them, those of the other sum.
+    The tables are the program's own, with ``table`` numbers for each of four warps (one, where rows are few), and those
+    of the other sum lie ``apart`` numbers behind them.
     """
     if KIND == FOLDED:  # x and p are small
         rows = sums_of_eight(ds)
@@ -29,14 +27,8 @@ def part_sums(
         _add(sums, apart, table, first, rows, sums_of_eight(ds * x) - rows * p)
     elif KIND == SEARCH:
         moved = _sums_by_search(ds, x - p, edges, slopes, sums, apart, table, STEPS)
-    elif SMOOTH:
-        moved = _sums_between_bends(ds, x - p, first, count, edges, slopes, sums, apart, table)
     else:
-        t = x - p
-        moved = _sums_of_cell(ds, t, first, first, edges, slopes, sums, apart, table)
-        if count > 0:
-            for cell in tl.range(first + 1, first + count + 1):
-                moved += _sums_of_cell(ds, t, cell, first, edges, slopes, sums, apart, table)
+        moved = _sums_between_edges(ds, x - p, first, count, edges, slopes, sums, apart, table)
     return moved
 
 
@@ -51,33 +43,21 @@ def _sums_by_search(ds, t, edges, slopes, sums, apart, table, STEPS: tl.constexp
 
 
 @triton.jit
-def _sums_between_bends(ds, t, first, count, edges, slopes, sums, apart, table):
+def _sums_between_edges(ds, t, first, count, edges, slopes, sums, apart, table):
     """A cell has what lies beyond the edge before it, less what lies beyond its own."""
     rows, far = sums_of_eight(ds), sums_of_eight(ds * t)
-    before = tl.load(slopes + first)
-    moved = rows * before
+    moved = rows * 0.0
     if count > 0:
-        after, edge = edge_behind(first, edges, slopes)
+        edge = tl.load(edges + first)
         for cell in tl.range(first, first + count):
-            bend, beyond = bend_of(before, after), tl.where(t > edge, ds, 0.0)
-            before = after
-            after, edge = edge_behind(cell + 1, edges, slopes)
+            beyond = tl.where(t > edge, ds, 0.0)
+            edge = tl.load(edges + cell + 1)
             rows_beyond, far_beyond = sums_of_eight(beyond), sums_of_eight(beyond * t)
             _add(sums, apart, table, cell, rows - rows_beyond, far - far_beyond)
-            moved += bend * rows_beyond
+            moved += (rows - rows_beyond) * tl.load(slopes + cell)
             rows, far = rows_beyond, far_beyond
     _add(sums, apart, table, first + count, rows, far)
-    return moved
-
-
-@triton.jit
-def _sums_of_cell(ds, t, cell, first, edges, slopes, sums, apart, table):
-    """What one cell adds: below the tile's first and beyond its last cell there is nothing."""
-    low = tl.where(cell == first, -INFINITY, tl.load(edges + tl.maximum(cell - 1, 0)))
-    inside = tl.where((t > low) & (t <= tl.load(edges + cell)), ds, 0.0)
-    rows = sums_of_eight(inside)
-    _add(sums, apart, table, cell, rows, sums_of_eight(inside * t))
-    return rows * tl.load(slopes + cell)
+    return moved + rows * tl.load(slopes + first + count)
 
 
 @triton.jit

@@ -15,9 +15,6 @@ kind        tiles                    how the bias is found
 
 In one loop for all tiles the compiler would lay the scores out twice. The loop over edges stands behind a branch: so
 the compiler still takes the loop around it for the innermost one, and loads tiles ahead.
-
-A bias that is ``SMOOTH``, a network's, is continuous, so that an edge e adds ``bend max(t, e)``: two instructions. The
-lines of a table may jump, and replace one another.
 """
 
 from __future__ import annotations
@@ -32,7 +29,7 @@ __all__ = [
     "PLAIN",
     "SEARCH",
     "SPARE",
-    "bend_of",
+    "bias_in_tile",
     "count_below",
     "edge_behind",
     "line_of_tile",
@@ -41,7 +38,6 @@ __all__ = [
     "row_zeros",
     "sums_of_eight",
     "weighted_sum",
-    "with_bias",
 ]
 
 PLAIN = tl.constexpr(-1)  # no bias of positions
@@ -50,7 +46,6 @@ EDGES = tl.constexpr(1)
 SEARCH = tl.constexpr(2)
 KINDS = tl.constexpr(3)
 SPARE = tl.constexpr(2)  # by so many the tables are longer than the cells
-FINITE = tl.constexpr(3.4e38)
 # The interpreter multiplies the bits of bfloat16 as if they were whole numbers; in float32 the products are the same.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -81,55 +76,34 @@ def line_of_tile(entry, slopes, lines, places, LENGTH: tl.constexpr):
 
 
 @triton.jit
-def with_bias(
-    s, t, minus, first, count, edges, slopes, lines, STEPS: tl.constexpr, KIND: tl.constexpr, SMOOTH: tl.constexpr,
-):  # fmt: skip
-    """Scores with the bias of one head at offsets ``t``, and its slopes there; ``minus`` is taken off.
+def bias_in_tile(t, first, count, edges, slopes, lines, STEPS: tl.constexpr, KIND: tl.constexpr):
+    """The bias of one head at offsets ``t``, and its slopes there.
 
-    ``count`` edges lie among the offsets, from the one behind cell ``first`` on. A ``SMOOTH`` bias is continuous: the
-    last cell's line and, for each edge, what the change of slope there makes of offsets before it.
+    ``count`` edges lie among the offsets, from the one behind cell ``first`` on. Each offset gets the line of its own
+    cell: sums of changes of slope would be shorter, and lose a flat cell beside a steep one.
     """
     if KIND == SEARCH:
         cell = count_below(t, edges, STEPS)
         slope = tl.load(slopes + cell)
         # A line of slope 0 goes on to infinity; nan stays what it is.
-        s += tl.where((slope == 0.0) & (t == t), 0.0, slope * t) + tl.load(lines + cell) - minus
-    elif SMOOTH:
-        start = tl.load(slopes + first)
-        slope = tl.zeros(t.shape, tl.float32) + start
-        s += tl.load(lines + first + count) - minus
-        s += start * t
-        if count > 0:
-            after, edge = edge_behind(first, edges, slopes)
-            for cell in tl.range(first, first + count):
-                bend, edge_here = bend_of(start, after), edge
-                start = after
-                after, edge = edge_behind(cell + 1, edges, slopes)
-                s += bend * tl.maximum(t, edge_here)
-                slope += tl.where(t > edge_here, bend, 0.0)
+        bias = tl.where((slope == 0.0) & (t == t), 0.0, slope * t) + tl.load(lines + cell)
     else:
         slope = tl.zeros(t.shape, tl.float32) + tl.load(slopes + first)
         bias = slope * t + tl.load(lines + first)
         if count > 0:
+            edge, after, line = edge_behind(first, edges, slopes, lines)
             for cell in tl.range(first, first + count):
-                after, edge = edge_behind(cell, edges, slopes)
                 beyond = t > edge
-                bias = tl.where(beyond, after * t + tl.load(lines + cell + 1), bias)
+                bias = tl.where(beyond, after * t + line, bias)
                 slope = tl.where(beyond, after, slope)
-        s += bias - minus
-    return s, slope
+                edge, after, line = edge_behind(cell + 1, edges, slopes, lines)
+    return bias, slope
 
 
 @triton.jit
-def edge_behind(cell, edges, slopes):
-    """The slope beyond the edge behind a cell, and the edge."""
-    return tl.load(slopes + cell + 1), tl.load(edges + cell)
-
-
-@triton.jit
-def bend_of(before, after):
-    """By how much the slope changes."""
-    return tl.minimum(tl.maximum(after - before, -FINITE), FINITE)
+def edge_behind(cell, edges, slopes, lines):
+    """The edge behind a cell, and slope and line beyond it."""
+    return tl.load(edges + cell), tl.load(slopes + cell + 1), tl.load(lines + cell + 1)
 
 
 @triton.jit

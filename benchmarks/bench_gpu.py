@@ -378,6 +378,8 @@ def main() -> int:
     facts = environment(["torch", "triton"]) | {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
     facts["date"] = datetime.date.today().isoformat()
     record: dict[str, Any] = {"environment": facts, "matrix_product_teraflops": products(), "comparisons": {}}
+    if options.out.exists():  # of a sweep before
+        record |= {"sizes_of_tiles": json.loads(options.out.read_text(encoding="utf-8")).get("sizes_of_tiles", {})}
     print(facts, record["matrix_product_teraflops"], flush=True)
     try:
         for one in comparisons():

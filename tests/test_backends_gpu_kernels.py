@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import ia_core
-from ia_core import OffsetMLP, OffsetTable, PositionBias
+from ia_core import OffsetMLP, OffsetTable, PiecewiseLinear, PositionBias
 from ia_core.backends import available, indirect_attention, use_backend
 
 torch = pytest.importorskip("torch")
@@ -124,7 +124,8 @@ def test_offsets_on_knots_have_the_gradient_of_the_knot(kind: str, interpreter: 
     w2, b2 = torch.ones(3, 1).requires_grad_(), torch.zeros(1).requires_grad_()
     values = torch.tensor([[3.0, -1.0, 0.5, 2.0, -2.0]]).requires_grad_()
     f = OffsetMLP(w1, b1, w2, b2) if kind == "mlp" else OffsetTable(values)
-    wanted, value = [*f, places], torch.arange(12.0).reshape(1, 6, 2) / 12  # so that no term of a sum is above 1
+    # Values up to 1, so that terms of sums are too: with 12 a sum of 0 would be off by more than `near` allows it.
+    wanted, value = [*f, places], torch.arange(12.0).reshape(1, 6, 2) / 12
     found = []
     for path in ("torch-triton", "reference"):
         with use_backend(path):
@@ -146,7 +147,44 @@ def test_positions_behind_a_mask_may_be_anything(path: str, interpreter: None) -
     near(got, want)
 
 
-LEFT = {"none": 0, "long queries": 1, "infinite key": 1, "nothing near the top of the bias": 1}
+def network(dtype: Any, *parts: Any) -> OffsetMLP:
+    return OffsetMLP(*(torch.as_tensor(part, dtype=dtype) for part in parts))
+
+
+@pytest.mark.parametrize("steep", [pytest.param(steep, marks=interpreted) for steep in (1e3, 1e6, 1e9)])
+@pytest.mark.parametrize("path", PATHS)
+def test_flat_cells_beside_steep_ones_are_exact(path: str, steep: float, interpreter: None) -> None:
+    """A soft window and a soft causal mask: a network's unit adds nothing where it is off, however steep it is."""
+    dtype = torch.float32 if path == "torch-triton" else torch.bfloat16
+    random = np.random.default_rng(7)
+    arrays = [torch.as_tensor(random.normal(size=(1, 70, 16))).to(dtype) for _ in range(3)]
+    at = torch.arange(70)
+    for parts in (
+        ([1.0, -1.0], [-7.3, -7.3], [[-steep], [-steep]], [0.5]),
+        ([1.0], [-0.3], [[-steep]], [0.5]),
+        ([-1.0], [-0.3], [[-steep]], [0.5]),
+    ):
+        found = []
+        for own, wide in ((path, False), ("reference", True)):
+            given = [array.double() if wide else array.clone() for array in arrays]
+            given = [array.requires_grad_() for array in given]
+            f = network(torch.float64 if wide else torch.float32, *parts)
+            with use_backend(own):
+                output, lse = indirect_attention(*given, bias=PositionBias(f, at, at), return_lse=True)
+            gradients = torch.autograd.grad((output.double() * given[2].detach().double()).sum(), given)
+            found.append([one.detach().double() for one in (lse, output, *gradients)])
+        exact = 5 if dtype == torch.float32 else 1
+        near(found[0][:exact], found[1][:exact])
+        assert (found[0][1] - found[1][1]).abs().max() <= 2**-6 * found[1][1].abs().max()  # rounded twice
+
+
+LEFT = {  # of three blocks of rows, for each of two heads
+    "none": [0, 0, 0],
+    "long queries": [1, 0, 0],
+    "infinite key": [1, 1, 1],
+    "nothing near the top of the bias": [1, 1, 0],
+    "a jump at the least offset": [0, 0, 0],
+}
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=interpreted) for case in LEFT])
@@ -157,29 +195,46 @@ def test_rows_whose_scores_may_be_far_below_their_bound_are_left(
     from ia_core.backends import _triton_launch
 
     random = np.random.default_rng(5)
-    q, k, v = (torch.as_tensor(random.normal(size=(1, n, 16))).bfloat16() for n in (20, 70, 70))
-    height, places = 1.0, torch.arange(70.0)
+    q, k, v = (torch.as_tensor(random.normal(size=(h, 70, 16))).bfloat16() for h in (2, 1, 1))
+    low, high, height, scale = 10.0, 30.0, 3.0, 1  # a hat over these offsets
     if case == "long queries":
-        q *= 30
+        q[:, :32] *= 30
     elif case == "infinite key":
         k[0, 3, 2] = torch.inf
-        q[0, :, 2] = 0.0  # 0 times infinity: no bound sees it
+        q[:, :32, 2] = 0.0  # 0 times infinity is nan, and no bound sees it
+        q[:, 32:, 2] = -1.0
     elif case == "nothing near the top of the bias":
-        height, places = 300.0, 1000 * (torch.arange(70) > 35) + torch.arange(70.0)
-    # A hat of that height over offsets from 400 to 600.
-    units = (torch.ones(3), torch.tensor([-400.0, -500.0, -600.0]), torch.tensor([[1.0], [-2.0], [1.0]]) * height / 100)
-    parts = (*units, torch.zeros(1))
-    bias = PositionBias(OffsetMLP(*parts), torch.arange(20.0), places)
-    exact = PositionBias(OffsetMLP(*(part.double() for part in parts)), torch.arange(20.0).double(), places.double())
+        low, high, height = 10.2, 10.8, 300.0  # between whole offsets, of which the last block has none so large
+    slope = 2 * height / (high - low)
+    parts = ([1.0] * 3, [-low, -(low + high) / 2, -high], [[slope, -slope], [-2 * slope, 2 * slope], [slope, -slope]])
+    f: dict[Any, Any] = {dtype: network(dtype, *parts, [0.0, 0.0]) for dtype in (torch.float32, torch.float64)}
+    if case == "a jump at the least offset":
+        scale = 64  # 60 just beyond the first block's least offset, and falling
+        parts = ([-31 / 64], [[0.0] * 2, [0.0] * 2, [-64.0] * 2], [[0.0] * 2, [0.0] * 2, [29.0] * 2])
+        f = {dtype: PiecewiseLinear(*(torch.tensor(part, dtype=dtype) for part in parts)) for dtype in f}
     left, own = [], _triton_launch._bounded
     monkeypatch.setattr(_triton_launch, "_bounded", lambda *given: left.append(own(*given)) or left[-1])
-    with use_backend("torch-triton-rounded"):
-        got, got_lse = indirect_attention(q, k, v, bias=bias, return_lse=True)
-    want, want_lse = ia_core.indirect_attention(q.double(), k.double(), v.double(), bias=exact, return_lse=True)
-    assert left[0].tolist() == [LEFT[case]]
-    # Weights and the result are rounded to bfloat16 once each; sums of float32 are far more exact.
-    assert torch.allclose(got.double(), want, rtol=2**-8, atol=2**-8 * float(v.double().abs().max()), equal_nan=True)
-    assert torch.allclose(got_lse.double(), want_lse, rtol=1e-5, atol=1e-5, equal_nan=True)
+    found = []
+    for path, dtype in (("torch-triton-rounded", torch.float32), ("reference", torch.float64)):
+        at = [(torch.arange(70) / scale).to(dtype).requires_grad_() for _ in range(2)]
+        given = [one.detach().to(dtype) if path == "reference" else one.detach().clone() for one in (q, k, v)]
+        given = [one.requires_grad_() for one in given]
+        with use_backend(path):
+            output, lse = indirect_attention(*given, bias=PositionBias(f[dtype], *at), return_lse=True)
+        gradients = torch.autograd.grad((output * v.detach()).double().sum(), [*given, *at])
+        found.append([one.detach().double() for one in (output, lse, *gradients)])
+    upside_down = [0, 0, 0] if case == "nothing near the top of the bias" else LEFT[case]  # the second head's hat
+    assert left[0].tolist() == [*LEFT[case], *upside_down]
+    assert torch.allclose(found[0][1], found[1][1], rtol=1e-5, atol=1e-5, equal_nan=True)
+    # Beyond the jump the gradients of positions are 64 times a sum that would be 0 without roundings.
+    compared = {"infinite key": 2, "a jump at the least offset": 5}.get(case, 7)
+    for at_, (got, want) in enumerate(zip(found[0], found[1], strict=True)):
+        if at_ < compared:
+            finite = torch.isfinite(want)
+            assert torch.equal(torch.isfinite(got), finite)
+            # Weights and results are rounded to bfloat16; gradients begin with a difference from the rounded output.
+            bound = 2**-6 if at_ < 2 else 2**-4
+            assert (got - want)[finite].abs().max() <= bound * max(1.0, want[finite].abs().max())
 
 
 @pytest.mark.parametrize("together", [pytest.param(count, marks=interpreted) for count in (1, 2)])
