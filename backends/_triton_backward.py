@@ -41,7 +41,7 @@ __all__ = ["backward_keys", "backward_queries"]
 def _scores_gradient(
     q, do, k, v, x, p_at, first, count, low, r, i, j, edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n,
     M, N, scale, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
-    NATURAL: tl.constexpr, SHIFT: tl.constexpr, KIND: tl.constexpr,
+    ROW_TAIL: tl.constexpr, NATURAL: tl.constexpr, SHIFT: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
     """Weights, ds and slopes of a tile. Its axes are those of ``q k^T``: keys and queries may change places."""
     s, slope = scores_in_tile(
@@ -49,8 +49,10 @@ def _scores_gradient(
         mask, mask_m, mask_n, i, j, M, N, STEPS, DENSE, MASKED, TAIL, KIND,
     )  # fmt: skip
     p = tl.exp2(s * LOG2E + SHIFT if NATURAL else s)
+    if ROW_TAIL:
+        p = tl.where(i < M, p, 0.0)  # the product of a query that is not there and an infinite key is nan
     ds = p * (product(do, tl.trans(v), tl.zeros((do.shape[0], v.shape[0]), tl.float32)) - r)
-    if DENSE or MASKED or KIND == SEARCH:
+    if DENSE or MASKED or ROW_TAIL or KIND == SEARCH:
         ds = tl.where(p == 0.0, 0.0, ds)  # nothing flows where nothing is read, also where a product is not finite
     if SHIFT > 0:
         ds *= 2.0**-SHIFT
@@ -63,7 +65,7 @@ def _queries_with_tile(
     bias, mask,
     sums, apart, table, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale,
     COLUMNS: tl.constexpr, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
-    NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
+    ROW_TAIL: tl.constexpr, NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
     KIND: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the queries, and of their positions but for the sign, with one more tile of keys."""
@@ -82,7 +84,7 @@ def _queries_with_tile(
     _, ds, _ = _scores_gradient(
         q, do, k, v, along[None, :], p_at[:, None], first, count, low[:, None], r[:, None], i[:, None], j[None, :],
         edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
-        STEPS, DENSE, MASKED, TAIL, NATURAL, 0, KIND,
+        STEPS, DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, 0, KIND,
     )  # fmt: skip
     if STEPS > 0:
         moved += part_sums(ds, x[None, :], p_at[:, None], first, count, edges, slopes, sums, apart, table, STEPS, KIND)
@@ -116,7 +118,7 @@ def _keys_with_tile(
     p, ds, slopes_there = _scores_gradient(
         k, v, q, do, along[:, None], p_at[None, :], first, count, low[None, :], r[None, :], i[None, :], j[:, None],
         edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
-        STEPS, DENSE, MASKED, TAIL, NATURAL, SHIFT, KIND,
+        STEPS, DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, SHIFT, KIND,
     )  # fmt: skip
     dv = weighted_sum(p, do, dv, WEIGHT_PARTS)
     if MOVE:
@@ -171,7 +173,7 @@ def backward_queries(
             dq, moved = _queries_with_tile(
                 dq, moved, q, do, low, r, at, 0, 0, (0.0, 0.0, 0.0), p_at, i, d, e, key, value, places, edges,
                 slopes, lines, bias, mask, sums, 0, 0, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV,
-                scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV, PLAIN,
+                scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, PAD_D, PAD_DV, PLAIN,
             )  # fmt: skip
     else:
         zeros = row_zeros(q, COLUMNS)
@@ -197,7 +199,7 @@ def backward_queries(
                 dq, moved = _queries_with_tile(
                     dq, moved, q, do, low, r, tile, first, count, line, p_at, i, d, e, key, value, places, edges,
                     slopes, lines, bias, mask, sums, apart, table, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n,
-                    M, N, D, DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, NATURAL, PARTS, PAD_D, PAD_DV,
+                    M, N, D, DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, PAD_D, PAD_DV,
                     kind,
                 )  # fmt: skip
         tl.store(d_positions + row + i, tl.sum(moved, 1) * -LN2, mask=i < M)

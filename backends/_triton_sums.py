@@ -9,6 +9,7 @@ from ._triton_tile import FOLDED, SEARCH, count_below, sums_of_eight
 
 __all__ = ["TABLES", "part_sums"]
 
+INFINITY = tl.constexpr(float("inf"))
 TABLES = tl.constexpr(4)  # of a program, for its warps; one where rows are few
 
 
@@ -44,20 +45,22 @@ def _sums_by_search(ds, t, edges, slopes, sums, apart, table, STEPS: tl.constexp
 
 @triton.jit
 def _sums_between_edges(ds, t, first, count, edges, slopes, sums, apart, table):
-    """A cell has what lies beyond the edge before it, less what lies beyond its own."""
-    rows, far = sums_of_eight(ds), sums_of_eight(ds * t)
-    moved = rows * 0.0
+    """Cell by cell: what is in a steep one is little, and would be lost in differences of sums over all."""
+    low, moved = -INFINITY, tl.zeros((ds.shape[0], 8), tl.float32)
     if count > 0:
-        edge = tl.load(edges + first)
         for cell in tl.range(first, first + count):
-            beyond = tl.where(t > edge, ds, 0.0)
-            edge = tl.load(edges + cell + 1)
-            rows_beyond, far_beyond = sums_of_eight(beyond), sums_of_eight(beyond * t)
-            _add(sums, apart, table, cell, rows - rows_beyond, far - far_beyond)
-            moved += (rows - rows_beyond) * tl.load(slopes + cell)
-            rows, far = rows_beyond, far_beyond
-    _add(sums, apart, table, first + count, rows, far)
-    return moved + rows * tl.load(slopes + first + count)
+            high = tl.load(edges + cell)
+            moved += _sums_of_cell(ds, t, low, high, cell, slopes, sums, apart, table)
+            low = high
+    return moved + _sums_of_cell(ds, t, low, INFINITY, first + count, slopes, sums, apart, table)
+
+
+@triton.jit
+def _sums_of_cell(ds, t, low, high, cell, slopes, sums, apart, table):
+    inside = tl.where((t > low) & (t <= high), ds, 0.0)
+    rows = sums_of_eight(inside)
+    _add(sums, apart, table, cell, rows, sums_of_eight(inside * t))
+    return rows * tl.load(slopes + cell)
 
 
 @triton.jit

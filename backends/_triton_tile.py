@@ -31,7 +31,6 @@ __all__ = [
     "SPARE",
     "bias_in_tile",
     "count_below",
-    "edge_behind",
     "line_of_tile",
     "parts_of",
     "product",
@@ -91,17 +90,17 @@ def bias_in_tile(t, first, count, edges, slopes, lines, STEPS: tl.constexpr, KIN
         slope = tl.zeros(t.shape, tl.float32) + tl.load(slopes + first)
         bias = slope * t + tl.load(lines + first)
         if count > 0:
-            edge, after, line = edge_behind(first, edges, slopes, lines)
+            edge, after, line = _edge_behind(first, edges, slopes, lines)
             for cell in tl.range(first, first + count):
                 beyond = t > edge
                 bias = tl.where(beyond, after * t + line, bias)
                 slope = tl.where(beyond, after, slope)
-                edge, after, line = edge_behind(cell + 1, edges, slopes, lines)
+                edge, after, line = _edge_behind(cell + 1, edges, slopes, lines)
     return bias, slope
 
 
 @triton.jit
-def edge_behind(cell, edges, slopes, lines):
+def _edge_behind(cell, edges, slopes, lines):
     """The edge behind a cell, and slope and line beyond it."""
     return tl.load(edges + cell), tl.load(slopes + cell + 1), tl.load(lines + cell + 1)
 
@@ -130,7 +129,8 @@ def row_zeros(q, COLUMNS: tl.constexpr):
     What is added to it is laid out so too: else the compiler moves numbers of rows through shared memory, tile by tile.
     """
     none = tl.zeros((q.shape[1], COLUMNS), q.dtype)
-    return tl.sum(product(q, none, tl.zeros((q.shape[0], COLUMNS), tl.float32)), 1)
+    sums = tl.sum(product(q, none, tl.zeros((q.shape[0], COLUMNS), tl.float32)), 1)
+    return tl.where(sums == 0.0, sums, 0.0)  # nan, of what is infinite
 
 
 @triton.jit

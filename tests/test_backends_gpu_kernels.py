@@ -83,12 +83,14 @@ def results(function: Any, arrays: list[Any], leaves: list[Any], mask: Any, wide
     return [one.detach().double() for one in (output, lse, *torch.autograd.grad(loss, [*arrays, *leaves]))]
 
 
-def near(found: list[Any], true: list[Any]) -> None:
+def near(found: list[Any], true: list[Any], relative: float = 0.0) -> None:
     """Sums of some thousands of terms in float32, whose roundings add up like a random walk, beside the largest."""
     for got, want in zip(found, true, strict=True):
-        finite = torch.isfinite(want)
-        assert torch.equal(got[~finite], want[~finite])
-        assert (got - want)[finite].abs().max() <= 1e-5 * max(1.0, want[finite].abs().max())
+        finite, infinite = torch.isfinite(want), torch.isinf(want)
+        assert torch.equal(torch.isnan(got), torch.isnan(want))
+        assert torch.equal(got[infinite], want[infinite])
+        largest = want[finite].abs().max()
+        assert (got - want)[finite].abs().max() <= 1e-5 * max(1.0, largest) + relative * largest
 
 
 @pytest.mark.parametrize(
@@ -176,6 +178,53 @@ def test_flat_cells_beside_steep_ones_are_exact(path: str, steep: float, interpr
         exact = 5 if dtype == torch.float32 else 1
         near(found[0][:exact], found[1][:exact])
         assert (found[0][1] - found[1][1]).abs().max() <= 2**-6 * found[1][1].abs().max()  # rounded twice
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=interpreted) for kind in ("mlp", "lines")])
+def test_little_in_a_steep_cell_has_its_own_sums(kind: str, interpreter: None) -> None:
+    """Offsets 0.004 from a knot, where little flows, times a slope of 3000: differences of larger sums would show."""
+    random = np.random.default_rng(3)
+    arrays = [torch.as_tensor(random.normal(size=(1, 32, 16))).float() for _ in range(3)]
+    found = []
+    for path, dtype in (("torch-triton", torch.float32), ("reference", torch.float64)):
+        given = [array.to(dtype).requires_grad_() for array in arrays]
+        at = [torch.arange(32.0).to(dtype).requires_grad_() for _ in range(2)]
+        if kind == "mlp":
+            f: Any = network(dtype, [-1.0], [-0.996], [[-3000.0]], [0.5])
+            parameters = [part.requires_grad_() for part in f]
+        else:
+            lines = ([-0.996], [[3000.0], [0.0], [0.0]], [[2988.5], [0.5], [0.5]])
+            f, parameters = PiecewiseLinear(*(torch.tensor(part, dtype=dtype) for part in lines)), []
+        with use_backend(path):
+            output = indirect_attention(*given, bias=PositionBias(f, *at))
+        wanted = [*given, *at, *parameters]
+        gradients = torch.autograd.grad((output * given[2].detach()).sum(), wanted)
+        found.append([one.detach().double() for one in (output, *gradients)])
+    # Slope and line are rounded: the score beside the knot is off by 3000 units, and its weight by as much of itself.
+    near(*found, relative=3000 * 2**-23)
+
+
+@pytest.mark.parametrize("where", [pytest.param(where, marks=interpreted) for where in ("query", "key", "no query")])
+def test_what_is_infinite_stays_in_its_row(where: str, interpreter: None) -> None:
+    """Scores of -inf: nan, where there is any, is where the reference has it."""
+    random = np.random.default_rng(11)
+    arrays = [torch.as_tensor(random.normal(size=(1, 40, 16))).float() for _ in range(3)]
+    if where == "query":
+        arrays[0][0, 3, 2], arrays[1][0, :, 2] = -torch.inf, 1.0
+    else:  # the last block of rows is not full
+        arrays[1][0, 3, 2], arrays[0][0, :, 2] = torch.inf, -1.0
+    M = 32 if where == "key" else 40
+    found = []
+    for path, dtype in (("torch-triton", torch.float32), ("reference", torch.float64)):
+        q, k, v = (array.to(dtype) for array in arrays)
+        given = [one.clone().requires_grad_() for one in (q[:, :M], k, v)]
+        at = [torch.arange(float(n)).to(dtype).requires_grad_() for n in (M, 40)]
+        with use_backend(path):
+            f = network(dtype, [1.0], [-0.3], [[-1.0]], [0.5])
+            output = indirect_attention(*given, bias=PositionBias(f, *at))
+        gradients = torch.autograd.grad((output * torch.linspace(-1, 1, 16).to(dtype)).sum(), [*given[1:], *at])
+        found.append([one.detach().double() for one in (output, *gradients)])
+    near(*found)
 
 
 LEFT = {  # of three blocks of rows, for each of two heads
