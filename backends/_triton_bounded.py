@@ -1,9 +1,9 @@
 """The forward kernel for GPUs where no score can be far above the others: exponentials need no maximum first.
 
 No score of a row is above ``scale |q| max |k| + max f``. A softmax that is taken relative to that, and not to the
-largest score, needs no maximum of a tile before its exponentials and never scales its sums anew, which is a third of
-the instructions of a tile. It is the same softmax as long as the sums do not fall out of the range of float32: rows
-where they could, or where they have, are left to ``forward``.
+largest score, needs no maximum of a tile before its exponentials and never scales its sums anew. It is the same
+softmax as long as the sums do not fall out of the range of float32: rows where they could, or where they have, are
+left to ``forward``.
 """
 
 from __future__ import annotations

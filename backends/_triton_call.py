@@ -23,7 +23,7 @@ TILES = 256  # that one program looks at together, at most
 
 
 class Tiling(NamedTuple):
-    """Queries and keys of a tile, warps of a program, and loads under way at a time."""
+    """Queries and keys of a tile, warps of a program, loads under way at a time, and registers."""
 
     rows: int
     columns: int

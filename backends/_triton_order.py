@@ -7,7 +7,7 @@ import triton.language as tl
 
 from ._triton_tile import EDGES, FOLDED, KINDS, SEARCH, count_below
 
-__all__ = ["SLOTS", "order_tiles", "span_tiles"]
+__all__ = ["order_tiles", "span_tiles"]
 
 INFINITY = tl.constexpr(float("inf"))
 SLOTS = tl.constexpr(4)  # a power of 2, more than kinds

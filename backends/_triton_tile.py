@@ -9,7 +9,7 @@ for each kind:
 kind        tiles                    how the bias is found
 ==========  =======================  ==============================================================================
 ``FOLDED``  no edge, far from 0      one line, as a number for each column and one for each row
-``EDGES``   other finite offsets     a line, and edge by edge what the change of line there makes of the scores
+``EDGES``   other finite offsets     the lines of its cells, each in place of the one before beyond the edge between
 ``SEARCH``  an offset is not finite  a search of the table for every offset
 ==========  =======================  ==============================================================================
 
