@@ -18,7 +18,7 @@ __all__ = ["Arguments", "Maybe", "Tables", "Tiling", "cdiv", "on", "step", "tabl
 
 Maybe: TypeAlias = Tensor | None
 LOG2E = 1 / math.log(2)
-BLOCK = 128  # numbers of the tables that one program writes
+BLOCK = 4096 if triton.knobs.runtime.interpret else 128  # numbers of the tables that one program writes
 TILES = 256  # that one program looks at together, at most
 
 
@@ -225,6 +225,7 @@ def tables_of(lines: list[Any], smooth: bool) -> Tables:
         edges,
         table,
         K,
+        2 ** (K.bit_length() - 1) if K else 0,
         *slopes.stride(),
         *intercepts.stride(),
         length,

@@ -93,27 +93,38 @@ def sum_active(w1, b1, w2, b2, knots, slopes, intercepts, active, K, H, BLOCK: t
 
 
 @triton.jit
-def _pack_both_sides(own, at, knots, edges, K, length):
+def _knots_before(own, knots, K, step, EQUAL: tl.constexpr):
+    """How many of the ascending knots lie below each number, or do not lie above it.
+
+    ``step`` is the largest power of 2 up to K.
+    """
+    found = tl.zeros(own.shape, tl.int32)
+    while step > 0:
+        probe = found + step
+        knot = tl.load(knots + probe - 1, mask=probe <= K, other=INFINITY)
+        if EQUAL:
+            before = knot <= own
+        else:
+            before = knot < own
+        found = tl.where(before & (probe <= K), probe, found)
+        step = step // 2
+    return found
+
+
+@triton.jit
+def _pack_both_sides(own, at, knots, edges, K, step, length):
     """Two edges for each knot: t is on it if it is above the number before the knot, and not above the knot.
 
     Of knots that coincide, the first sides come before the second ones, so that edges ascend.
     """
-    lower = _number_before(own)
-    below = tl.zeros(at.shape, tl.int32)
-    equal = tl.zeros(at.shape, tl.int32)
-    for start in range(0, K, 32):
-        k = start + tl.arange(0, 32)
-        other = tl.load(knots + k, mask=k < K, other=INFINITY)[None, :]
-        below += tl.sum(tl.where((other < own[:, None]) & (k < K)[None, :], 1, 0), 1)
-        equal += tl.sum(tl.where((other == own[:, None]) & (k < K)[None, :], 1, 0), 1)
-    tl.store(edges + at + below, lower, mask=at < K)
-    tl.store(edges + at + below + equal, own, mask=at < K)
+    tl.store(edges + at + _knots_before(own, knots, K, step, False), _number_before(own), mask=at < K)
+    tl.store(edges + at + _knots_before(own, knots, K, step, True), own, mask=at < K)
     tl.store(edges + at, INFINITY, mask=(at >= 2 * K) & (at < length))
 
 
-@triton.jit(do_not_specialize=["K", "length", "row"])
+@triton.jit(do_not_specialize=["K", "step", "length", "row"])
 def pack_lines(
-    knots, slopes, intercepts, edges, table, K, slope_h, slope_c, intercept_h, intercept_c, length, row,
+    knots, slopes, intercepts, edges, table, K, step, slope_h, slope_c, intercept_h, intercept_c, length, row,
     SMOOTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Edges, then slopes and lines (2, H, row) of float32 in units of log 2.
@@ -128,7 +139,7 @@ def pack_lines(
         if SMOOTH:
             tl.store(edges + at, own, mask=at < length)
         else:
-            _pack_both_sides(own, at, knots, edges, K, length)
+            _pack_both_sides(own, at, knots, edges, K, step, length)
     if SMOOTH:
         cell = 2 * at
     else:
