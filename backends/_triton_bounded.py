@@ -41,17 +41,21 @@ LARGEST_SUM = tl.constexpr(2.0**60)  # a bound that roundings put far below the 
 def longest_keys(
     key, longest, k_b, k_h, k_n, k_d, Hk, N, D, BLOCK_D: tl.constexpr, ROWS: tl.constexpr, PAD_D: tl.constexpr,
 ):  # fmt: skip
-    """The largest square of the length of a key, for each head and each part of its keys: (B Hk, PARTS_OF_KEYS)."""
-    bh, part = tl.program_id(0), tl.program_id(1)
+    """The largest square of the length of a key, for each head and each part of its keys: (B Hk, PARTS_OF_KEYS).
+
+    Where a head's keys are too few for so many programs, one writes the numbers of several parts, all the same.
+    """
+    bh, part, parts = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     key += (bh // Hk).to(tl.int64) * k_b + (bh % Hk).to(tl.int64) * k_h
-    length = tl.cdiv(N, PARTS_OF_KEYS)
+    length = tl.cdiv(N, parts)
     d = tl.arange(0, BLOCK_D)
     most = tl.zeros((ROWS,), tl.float32)
     for start in tl.range(part * length, (part + 1) * length, ROWS):
         j = tl.minimum(start + tl.arange(0, ROWS), N - 1)
         k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D).to(tl.float32)
         most = tl.maximum(most, tl.where(tl.sum(k * k, 1) < FINITE, tl.sum(k * k, 1), float("inf")))  # of nan too
-    tl.store(longest + bh * PARTS_OF_KEYS + part, tl.max(most, 0))
+    slot = tl.arange(0, PARTS_OF_KEYS)
+    tl.store(longest + bh * PARTS_OF_KEYS + slot, tl.max(most, 0), mask=slot % parts == part)
 
 
 @triton.jit

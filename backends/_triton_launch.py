@@ -74,9 +74,10 @@ def _bounded(
     """Fill the results where no score can be far above the others; 1 for each program's block that is left, else 0."""
     key, parts = call.arrays[1], int(PARTS_OF_KEYS.value)
     longest = key.new_empty((call.B * call.Hk, parts), dtype=torch.float32)
+    rows = 32
     left = key.new_empty(grid, dtype=torch.int32)
     constants = call.constants(tile, tables)
-    longest_keys[(call.B * call.Hk, parts)](
+    longest_keys[(call.B * call.Hk, min(parts, cdiv(call.N, rows)))](
         key,
         longest,
         *key.stride(),
@@ -84,7 +85,7 @@ def _bounded(
         call.N,
         call.D,
         BLOCK_D=constants["BLOCK_D"],
-        ROWS=32,
+        ROWS=rows,
         PAD_D=constants["PAD_D"],
         num_warps=4,
     )
