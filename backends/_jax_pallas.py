@@ -107,7 +107,7 @@ def _compiled(query: Any, key: Any, value: Any, bias: Any, mask: Any, *, scale: 
         query=dtype_name(rows.query.dtype),
         work=dtype_name(work),
     )
-    output, lse = _attention(plan, rows, lines, over)
+    output, lse, _, _ = _attention(plan, rows, lines, over)
     return output.reshape(*shape, Dv), lse.reshape(shape)
 
 
@@ -160,7 +160,7 @@ def _first_of_equals(knots: Any) -> Any:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(plan: Plan, rows: Rows, lines: Lines | None, over: Over) -> tuple[Any, Any]:
+def _attention(plan: Plan, rows: Rows, lines: Lines | None, over: Over) -> tuple[Any, Any, Any, Any]:
     from ._pallas_forward import forward
 
     return on_platform(forward, plan, rows, lines, over)
@@ -184,13 +184,12 @@ def _is_primal(leaf: Any) -> bool:
 def _differentiate(plan: Plan, kept: Any, cotangents: Any) -> Any:
     from ._pallas_backward import backward
 
-    (rows, lines, over), (output, lse), asked = kept
-    cotangent, lse_cotangent = (_whole(one) for one in cotangents)
+    (rows, lines, over), (output, _, low, above), asked = kept
+    cotangent, lse_cotangent = (_whole(one) for one in cotangents[:2])
     # What came from a half is one again.
     rest = jnp.sum(cotangent * output, -1) - lse_cotangent
-    base = jnp.where(lse == -jnp.inf, jnp.inf, lse)
     function = functools.partial(backward, wanted=(asked[0] is not None, asked[1] is not None))
-    given = (rows, lines, over, cotangent.astype(rows.query.dtype), base, rest)
+    given = (rows, lines, over, cotangent.astype(rows.query.dtype), low, above, rest)
     d_rows, d_lines, d_bias = on_platform(function, plan, *given)
     if lines is not None:
         d_lines = d_lines._replace(knots=jnp.zeros_like(lines.knots))

@@ -35,10 +35,11 @@ __all__ = ["backward"]
 
 
 class Given(NamedTuple):
-    """What comes back for each query: cotangent of the output, base of its exponentials, and r."""
+    """What comes back for each query: cotangent of the output, the lse as two numbers, and r."""
 
     cotangent: Any  # (B, H, M, Dv)
-    base: Any  # (B, H, M)
+    low: Any  # (B, H, M)
+    above: Any
     rest: Any
 
 
@@ -53,11 +54,11 @@ def backward(
     plan = plan._replace(smooth=False)
     M, _ = plan.padded
     ends = ((0, 0), (0, 0), (0, M - plan.M))
-    cotangent, base, rest = given
+    cotangent, low, above, rest = given
     padded = Given(
         jnp.pad(cotangent, (*ends, (0, plan.widths[1] - plan.Dv))),
-        jnp.pad(base, ends, constant_values=jnp.inf),
-        jnp.pad(rest, ends),
+        jnp.pad(low, ends, constant_values=jnp.inf),
+        *(jnp.pad(one, ends) for one in (above, rest)),
     )
     tables = None if lines is None else plan.tables_of(lines)
     whole, shapes = plan.pad_rows(rows), plan.pad_over(over)
@@ -94,7 +95,7 @@ def _queries(plan: Plan, rows: Rows, given: Given, tables: Tables | None, over: 
     B, H, blocks = plan.batch, plan.heads, M // size
     order = None if tables is None else order_of(plan, tables, "queries")
     rows_of_head = pl.BlockSpec((None, None, size), lambda i, h, b: (b, h, i))
-    specs_given = Given(pl.BlockSpec((None, None, size, Dv), lambda i, h, b: (b, h, i, 0)), rows_of_head, rows_of_head)
+    specs_given = Given(pl.BlockSpec((None, None, size, Dv), lambda i, h, b: (b, h, i, 0)), *[rows_of_head] * 3)
     out_specs = [pl.BlockSpec((None, None, size, D), lambda i, h, b: (b, h, i, 0))]
     out_shape = [jax.ShapeDtypeStruct(rows.query.shape, rows.query.dtype)]
     arguments: list[Any] = [rows, given, tables, order, over]
@@ -134,7 +135,7 @@ def _keys(plan: Plan, rows: Rows, given: Given, tables: Tables | None, over: Ove
     B, H = plan.batch, plan.heads
     order = None if tables is None else order_of(plan, tables, "keys")
     row_of_head = pl.BlockSpec((None, None, M), lambda i, h, b: (b, h, 0))
-    specs_given = Given(pl.BlockSpec((None, None, M, Dv), lambda i, h, b: (b, h, 0, 0)), row_of_head, row_of_head)
+    specs_given = Given(pl.BlockSpec((None, None, M, Dv), lambda i, h, b: (b, h, 0, 0)), *[row_of_head] * 3)
     # Heads that share keys add their gradients before the one rounding.
     kind = plan.work if plan.group > 1 else plan.query
     out_shape = [jax.ShapeDtypeStruct((B, H, N, width), kind) for width in (D, Dv)]
@@ -198,7 +199,7 @@ def _queries_kernel(
         _, d_query, moved_out, sums = others
     tiling = plan.tiling("queries")
     size, columns = tiling.rows, tiling.columns
-    q, do, base, r = rows.query[...], given.cotangent[...], given.base[...], given.rest[...]
+    q, do, above, r = rows.query[...], given.cotangent[...], given.above[...], given.rest[...]
     i = pl.program_id(0) * size + jnp.arange(size, dtype=jnp.int32)
     p_at: Any = None if tables is None else tables.queries[...]
 
@@ -207,7 +208,7 @@ def _queries_kernel(
         at = along(tile.number, columns)
         k, v = rows.key[at, :], rows.value[at, :]
         s = product(plan, q, k, (1, 1)) * plan.scale
-        low: Any = base
+        low: Any = given.low[...]
         x: Any = None
         p_here = p_at
         if tables is not None and kind is not None:
@@ -216,11 +217,11 @@ def _queries_kernel(
                 slope, intercept = line_of(tables, tile.first)
                 origin = tables.values[at.start]
                 x, p_here = x - origin, p_at - origin
-                s, low = s + (slope * x + intercept)[None, :], base + slope * p_here
+                s, low = s + (slope * x + intercept)[None, :], low + slope * p_here
             else:
                 s = s + bias_at(plan, x[None, :] - p_at[:, None], tile, tables, kind)
         s = hidden(plan, s, over, i, tile.number * columns + jnp.arange(columns, dtype=jnp.int32))
-        p = exponentials(plan, s, low[:, None], over)
+        p = exponentials(s, low[:, None], above[:, None])
         dp = product(plan, do, v, (1, 1))
         ds = _gradient_of_scores(plan, p, dp, r[:, None], over, kind)
         if tables is not None and kind is not None:
@@ -250,7 +251,7 @@ def _keys_kernel(
     def turn(kind: int | None, tile: Tile, carry: Any) -> Any:
         dk, dv, moved = carry
         at = along(tile.number, columns)
-        q, do, low, r = rows.query[at, :], given.cotangent[at, :], given.base[at], given.rest[at]
+        q, do, low, above, r = rows.query[at, :], given.cotangent[at, :], *(one[at] for one in given[1:])
         s = product(plan, k, q, (1, 1)) * plan.scale
         t: Any = None
         if tables is not None and kind is not None:
@@ -265,7 +266,7 @@ def _keys_kernel(
                 s = s + bias_at(plan, t, tile, tables, kind)
         i = tile.number * columns + jnp.arange(columns, dtype=jnp.int32)
         s = hidden(plan, s, over, i, j, keys_first=True)
-        p = exponentials(plan, s, low[None, :], over, plan.shift)
+        p = exponentials(s, low[None, :], above[None, :], plan.shift)
         dp = product(plan, v, do, (1, 1))
         ds = _gradient_of_scores(plan, p, dp, r[None, :], over, kind, plan.shift)
         if moved_out and tables is not None and kind is not None:
@@ -334,7 +335,7 @@ def _matrix_kernel(plan: Plan, rows: Rows, given: Given, over: Over, found: Any)
             column * tiling.columns + jnp.arange(tiling.columns, dtype=jnp.int32),
         )
         s = hidden(plan, s, over, *numbers, leading=leading)
-        p = exponentials(plan, s, given.base[b, h, i][:, None], over)
+        p = exponentials(s, given.low[b, h, i][:, None], given.above[b, h, i][:, None])
         dp = product(plan, given.cotangent[b, h, i, :], rows.value[b, hk, j, :], (1, 1))
         return total + _gradient_of_scores(plan, p, dp, given.rest[b, h, i][:, None], over, None)
 

@@ -28,8 +28,12 @@ from ._pallas_tile import (
 __all__ = ["compiled_for", "forward", "specs_over", "specs_rows", "specs_tables"]
 
 
-def forward(plan: Plan, rows: Rows, lines: Lines | None, over: Over) -> tuple[Any, Any]:
-    """Output (B, H, M, Dv) and lse (B, H, M)."""
+def forward(plan: Plan, rows: Rows, lines: Lines | None, over: Over) -> tuple[Any, Any, Any, Any]:
+    """Output (B, H, M, Dv) and lse (B, H, M), and this as two numbers (B, H, M) for the gradient.
+
+    They are the largest score and, in units of log 2, how far the lse is above it; +inf and 0 for a row without
+    anything to attend to. Of a large score their sum would hold the first alone.
+    """
     tiling = plan.tiling("forward")
     M, N = plan.padded
     _, Dv = plan.widths
@@ -40,7 +44,8 @@ def forward(plan: Plan, rows: Rows, lines: Lines | None, over: Over) -> tuple[An
     over = plan.pad_over(over)
     block = tiling.rows
     given = (plan.pad_rows(rows), tables, order, over)
-    output, lse = pl.pallas_call(
+    row_of_head = pl.BlockSpec((None, None, block), lambda i, h, b: (b, h, i))
+    output, *rests = pl.pallas_call(
         functools.partial(_kernel, plan),
         grid=(M // block, plan.heads, plan.batch),
         in_specs=(
@@ -51,15 +56,16 @@ def forward(plan: Plan, rows: Rows, lines: Lines | None, over: Over) -> tuple[An
         ),
         out_specs=[
             pl.BlockSpec((None, None, block, Dv), lambda i, h, b: (b, h, i, 0)),
-            pl.BlockSpec((None, None, block), lambda i, h, b: (b, h, i)),
+            *[row_of_head] * 3,
         ],
         out_shape=[
             jax.ShapeDtypeStruct((plan.batch, plan.heads, M, Dv), plan.work),
-            jax.ShapeDtypeStruct((plan.batch, plan.heads, M), plan.work),
+            *[jax.ShapeDtypeStruct((plan.batch, plan.heads, M), plan.work)] * 3,
         ],
         **compiled_for(plan, tiling, "ia_core_forward"),
     )(*given)
-    return output[:, :, : plan.M, : plan.Dv], lse[:, :, : plan.M]
+    lse, low, above = (rest[:, :, : plan.M] for rest in rests)
+    return output[:, :, : plan.M, : plan.Dv], lse, low, above
 
 
 def compiled_for(plan: Plan, tiling: Tiling, name: str) -> dict[str, Any]:
@@ -120,7 +126,7 @@ def specs_over(over: Over) -> Over:
 
 
 def _kernel(
-    plan: Plan, rows: Rows, tables: Tables | None, order: Order | None, over: Over, output: Any, lse: Any
+    plan: Plan, rows: Rows, tables: Tables | None, order: Order | None, over: Over, output: Any, *rests: Any
 ) -> None:
     size, columns, _, _ = plan.tiling("forward")
     tiles = plan.padded[1] // columns
@@ -136,9 +142,14 @@ def _kernel(
         if tables is not None:
             s, apart = _with_bias(plan, s, p_at, tables, tile, kind, at)
         s = hidden(plan, s, over, i, tile.number * columns + jnp.arange(columns, dtype=jnp.int32))
-        new = jnp.maximum(top, jnp.max(s, 1) + apart)
+        own = jnp.max(s, 1)
+        new = jnp.maximum(top, own + apart)
         safe = jnp.where(new == -jnp.inf, 0.0, new)
-        p = exponentials(plan, s, (safe - apart)[:, None], over, plan.shift)
+        local = safe
+        if kind == FOLDED:  # rounded, `new - apart` is not what was largest
+            local = jnp.where(own + apart == new, own, jnp.maximum(safe - apart, own))
+            local = jnp.where(new == -jnp.inf, 0.0, local)
+        p = exponentials(s, local[:, None], 0.0, plan.shift)
         kept = jnp.exp2((top - safe) * LOG2E)
         total_rows = weighted_sum(plan, total_rows * kept[:, None], p, rows.value[at, :], plan.parts)
         return total_rows, new, total * kept + jnp.sum(p, 1)
@@ -153,7 +164,11 @@ def _kernel(
     empty = total == 0.0
     whole = jnp.where(empty, 1.0, total)
     output[...] = total_rows / whole[:, None]
-    lse[...] = jnp.where(empty, -jnp.inf, top + (jnp.log(whole) - plan.shift * LN2))
+    above = jnp.where(empty, 0.0, jnp.log2(whole) - plan.shift)
+    lse, low, rest = rests
+    lse[...] = jnp.where(empty, -jnp.inf, top + above * LN2)
+    low[...] = jnp.where(empty, jnp.inf, top)
+    rest[...] = above
 
 
 def _with_bias(plan: Plan, s: Any, p_at: Any, tables: Tables, tile: Tile, kind: int | None, at: Any) -> tuple[Any, Any]:

@@ -18,7 +18,8 @@ what their bias takes:
 ==========  ==================================  ========================================================
 kind        knots in a tile                     how the bias is found
 ==========  ==================================  ========================================================
-``FOLDED``  none, far from 0                    one line, as a number for each column and one for each row
+``FOLDED``  none, far from 0, of a size         one line, as a number for each column and one for each row
+            that is moderate
 1 or 2      up to so many                       the first cell's line, replaced beyond each knot
 4 or 8      up to so many                       likewise
 ``ANY``     any number                          likewise, in a loop
@@ -42,6 +43,8 @@ __all__ = ["ANY", "FOLDED", "SEARCH", "Lines", "Order", "Over", "Plan", "Rows", 
 # In place of a number of knots: none, and far from 0; any number; any number, and offsets that are not finite.
 FOLDED, ANY, SEARCH = -1, -2, -3
 LEAST = 16  # numbers along each side of a product
+# Of a bias: folded, its two parts are rounded apart, to a fraction of 2^-24 of them. In float32 that would be seen.
+LARGEST_FOLDED = {"float16": 2.0**8, "bfloat16": 2.0**9}
 
 
 class Rows(NamedTuple):
@@ -240,7 +243,10 @@ def order_of(plan: Plan, tables: Tables, kernel: str) -> Order:
     _, few, several, _, _ = plan.kinds
     # Twice as near as far at most: positions counted from one of the tile's are then no larger than its offsets are.
     far = jnp.where(least > 0.0, 2.0 * least >= most, 2.0 * most <= least)
-    kind = ((count > 0) | ~far).astype(jnp.int32) + (count > few) + (count > several)
+    slope, line = (jnp.max(jnp.abs(table), 0)[2 * first] for table in (tables.slopes, tables.intercepts))
+    size = slope * jnp.maximum(jnp.abs(least), jnp.abs(most)) + line
+    folded = (count == 0) & far & (size <= LARGEST_FOLDED.get(plan.query, 0.0))
+    kind = (~folded).astype(jnp.int32) + (count > few) + (count > several)
     kind = jnp.where((jnp.abs(least) < jnp.inf) & (jnp.abs(most) < jnp.inf), kind, 4)
     # Folded tiles on the same line follow each other, so that a sum over them is written and never read.
     by_line = jnp.argsort(jnp.where(kind == 0, first, 0), stable=True)

@@ -90,13 +90,14 @@ def weighted_sum(plan: Plan, total: Any, weights: Any, rows: Any, parts: int) ->
     return total
 
 
-def exponentials(plan: Plan, s: Any, low: Any, over: Over, shift: int = 0) -> Any:
-    """``2 ** shift * exp(s - low)``."""
-    # One fused operation for each score, where the largest numbers of a matrix cannot overflow.
-    power = s * LOG2E - (low * LOG2E - shift) if over.bias is None else (s - low) * LOG2E + shift
-    if plan.interpret:  # XLA may compute scores twice, with other rounding: one may lie above its own maximum
-        power = jnp.where(power > shift, float(shift), power)
-    return jnp.exp2(power)
+def exponentials(s: Any, low: Any, above: Any, shift: int = 0) -> Any:
+    """``2 ** (shift - above) exp(s - low)``, at most ``2 ** shift``.
+
+    ``low`` is subtracted first: a fused operation would leave something of the largest score, and more than 1 as its
+    weight. So may XLA, which computes scores twice, with other rounding.
+    """
+    power = (s - low) * LOG2E + (shift - above)
+    return jnp.exp2(jnp.where(power > shift, float(shift), power))
 
 
 def line_of(tables: Tables, first: Any) -> tuple[Any, Any]:

@@ -129,12 +129,15 @@ def _locate(knots: Tensor, anchors: Tensor, queries: Tensor, values: Tensor, cel
     N = values.shape[0]
     ordered, order = torch.sort(torch.where(torch.isnan(values), math.inf, values))
     back = None if bool((values[1:] >= values[:-1]).all()) else torch.argsort(order)
+    begins = cells.new_ones(knots.shape)
+    begins[1:] = knots[1:] != knots[:-1]
     for i0, i1 in tiles(queries.shape[0], max(1, OFFSETS // max(1, N))):
         reached = queries[i0:i1, None] + knots  # (rows, K)
         steps = cells.new_zeros((i1 - i0, N + 1))
-        for right in (False, True):  # a cell ends where offsets reach a knot, and where they pass it
+        # A cell ends where offsets reach a knot, and where they pass it: on knots that coincide is the first's own.
+        for right, ended in ((False, begins), (True, 2 - begins)):
             first = torch.searchsorted(ordered, reached, right=right)
-            steps.scatter_add_(1, first, steps.new_ones(()).expand_as(first))
+            steps.scatter_add_(1, first, ended.expand_as(first))
         found = torch.cumsum(steps, 1)[:, :N]
         cells[i0:i1] = found if back is None else found[:, back]
         t = values - queries[i0:i1, None]

@@ -143,7 +143,7 @@ def _forward(
     smooth: bool,
     rounded: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Output (B, H, M, Dv), lse (B, H, M), and the lse in the kernel's own units."""
+    """Output (B, H, M, Dv), lse (B, H, M), and the lse as two numbers (B, H, M, 2) in the kernel's own units."""
     from . import _triton_launch
 
     results = _empty_results(query, value, rounded)
@@ -219,7 +219,7 @@ _forward.register_autograd(_differentiate, setup_context=_keep)
 def _empty_results(query: Tensor, value: Tensor, rounded: bool) -> tuple[Tensor, Tensor, Tensor]:
     shape = query.shape[:-1]
     dtype = query.dtype if rounded else torch.float32
-    lse, base = (query.new_empty(shape, dtype=torch.float32) for _ in range(2))
+    lse, base = (query.new_empty(size, dtype=torch.float32) for size in (shape, (*shape, 2)))
     return query.new_empty((*shape, value.shape[-1]), dtype=dtype), lse, base
 
 

@@ -39,16 +39,28 @@ __all__ = ["backward_keys", "backward_queries"]
 
 @triton.jit
 def _scores_gradient(
-    q, do, k, v, x, p_at, first, count, low, r, i, j, edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n,
+    q, do, k, v, x, p_at, first, count, low, above, r, i, j, edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m,
+    mask_n,
     M, N, scale, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
     ROW_TAIL: tl.constexpr, NATURAL: tl.constexpr, SHIFT: tl.constexpr, KIND: tl.constexpr,
 ):  # fmt: skip
-    """Weights, ds and slopes of a tile. Its axes are those of ``q k^T``: keys and queries may change places."""
+    """Weights, ds and slopes of a tile. Its axes are those of ``q k^T``: keys and queries may change places.
+
+    The lse is ``low + above``. ``low`` alone is subtracted first, as in the forward kernel; a folded bias is small, and
+    its tiles have the sum in ``low``.
+    """
     s, slope = scores_in_tile(
-        q, k, scale, x, p_at, low if NATURAL else low - SHIFT, first, count, edges, slopes, lines, bias, bias_m, bias_n,
-        mask, mask_m, mask_n, i, j, M, N, STEPS, DENSE, MASKED, TAIL, KIND,
+        q, k, scale, x, p_at, low, first, count, edges, slopes, lines, bias, bias_m, bias_n,
+        mask, mask_m, mask_n, i, j, M, N, STEPS, DENSE, MASKED, TAIL, KIND, False,
     )  # fmt: skip
-    p = tl.exp2(s * LOG2E + SHIFT if NATURAL else s)
+    if NATURAL:
+        s = s * LOG2E + (SHIFT - above)
+    elif KIND != FOLDED:
+        s += SHIFT - above
+    elif SHIFT > 0:
+        s += SHIFT
+    # No weight is above 1, whatever the rounding of large scores says.
+    p = tl.exp2(tl.minimum(s, SHIFT, propagate_nan=tl.PropagateNan.ALL))
     if ROW_TAIL:
         p = tl.where(i < M, p, 0.0)  # the product of a query that is not there and an infinite key is nan
     ds = p * (product(do, tl.trans(v), tl.zeros((do.shape[0], v.shape[0]), tl.float32)) - r)
@@ -61,8 +73,8 @@ def _scores_gradient(
 
 @triton.jit
 def _queries_with_tile(
-    dq, moved, q, do, low, r, tile, first, count, line, p_at, i, d, e, key, value, places, edges, slopes, lines,
-    bias, mask,
+    dq, moved, q, do, low, above, r, tile, first, count, line, p_at, i, d, e, key, value, places, edges, slopes,
+    lines, bias, mask,
     sums, apart, table, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV, scale,
     COLUMNS: tl.constexpr, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr, TAIL: tl.constexpr,
     ROW_TAIL: tl.constexpr, NATURAL: tl.constexpr, PARTS: tl.constexpr, PAD_D: tl.constexpr, PAD_DV: tl.constexpr,
@@ -78,12 +90,12 @@ def _queries_with_tile(
         slope, bias_at_0, origin = line
         x, p_at = near, p_at - origin
         along = slope * x + bias_at_0
-        low += slope * p_at
+        low += above + slope * p_at
     k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
     v = load_rows(value, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
     _, ds, _ = _scores_gradient(
-        q, do, k, v, along[None, :], p_at[:, None], first, count, low[:, None], r[:, None], i[:, None], j[None, :],
-        edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
+        q, do, k, v, along[None, :], p_at[:, None], first, count, low[:, None], above[:, None], r[:, None], i[:, None],
+        j[None, :], edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
         STEPS, DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, 0, KIND,
     )  # fmt: skip
     if STEPS > 0:
@@ -108,6 +120,9 @@ def _keys_with_tile(
     step = DV if PAD_DV else e.shape[0]
     do = load_rows(cotangent, i[:, None], e[None, :], step, 1, M, DV, PAD_DV or ROW_TAIL)
     low, r = load_pairs(rests, i, M, ROW_TAIL)
+    above = low
+    if KIND != FOLDED:
+        low, above = load_pairs(rests + 2, i, M, ROW_TAIL)
     if ROW_TAIL:
         low = tl.where(i < M, low, float("inf"))
     along = x
@@ -116,8 +131,8 @@ def _keys_with_tile(
         along = slope * (x - origin) + bias_at_0
         low += slope * near
     p, ds, slopes_there = _scores_gradient(
-        k, v, q, do, along[:, None], p_at[None, :], first, count, low[None, :], r[None, :], i[None, :], j[:, None],
-        edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
+        k, v, q, do, along[:, None], p_at[None, :], first, count, low[None, :], above[None, :], r[None, :], i[None, :],
+        j[:, None], edges, slopes, lines, bias, mask, bias_m, bias_n, mask_m, mask_n, M, N, scale,
         STEPS, DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, SHIFT, KIND,
     )  # fmt: skip
     dv = weighted_sum(p, do, dv, WEIGHT_PARTS)
@@ -141,7 +156,7 @@ def backward_queries(
 ):  # fmt: skip
     """Gradients of a block of queries and of its positions, and its part of the sums over cells.
 
-    It writes ``rests``: lse and r.
+    It writes ``rests``: the lse and r, then the two numbers of ``base``.
 
     ``sums`` are two tables with rows of ``table`` numbers, ``TABLES`` of each program or one; they begin as zeros.
     """
@@ -160,10 +175,13 @@ def backward_queries(
     do = load_rows(cotangent + row * DV, i[:, None], e[None, :], DV, 1, M, DV, PAD_DV or ROW_TAIL)
     o = load_rows(output + row * DV, i[:, None], e[None, :], DV, 1, M, DV, PAD_DV or ROW_TAIL)
     r = tl.sum(do.to(tl.float32) * o.to(tl.float32), 1) - tl.load(lse_cotangent + row + i, mask=i < M, other=0.0)
-    low = tl.load(base + row + i, mask=i < M, other=float("inf"))
-    rests += (row + i) * 2
-    tl.store(rests, low, mask=i < M)
+    low = tl.load(base + (row + i) * 2, mask=i < M, other=float("inf"))
+    above = tl.load(base + (row + i) * 2 + 1, mask=i < M, other=0.0)
+    rests += (row + i) * 4
+    tl.store(rests, low + above, mask=i < M)
     tl.store(rests + 1, r, mask=i < M)
+    tl.store(rests + 2, low, mask=i < M)
+    tl.store(rests + 3, above, mask=i < M)
     tiles = tl.cdiv(N, COLUMNS)
     p_at = tl.zeros((ROWS,), tl.float32)
     dq = tl.zeros((ROWS, BLOCK_D), tl.float32)
@@ -171,14 +189,16 @@ def backward_queries(
     if STEPS == 0:
         for at in tl.range(0, tiles):
             dq, moved = _queries_with_tile(
-                dq, moved, q, do, low, r, at, 0, 0, (0.0, 0.0, 0.0), p_at, i, d, e, key, value, places, edges,
-                slopes, lines, bias, mask, sums, 0, 0, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n, M, N, D, DV,
+                dq, moved, q, do, low, above, r, at, 0, 0, (0.0, 0.0, 0.0), p_at, i, d, e, key, value, places,
+                edges, slopes, lines, bias, mask, sums, 0, 0, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n,
+                M, N, D, DV,
                 scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, PAD_D, PAD_DV, PLAIN,
             )  # fmt: skip
     else:
         zeros = row_zeros(q, COLUMNS)
         p_at = load_positions(positions + b * positions_b, i, M, ROW_TAIL) + zeros
         low += zeros
+        above += zeros
         r += zeros
         places += b * places_b
         order += b * order_b + block * tiles
@@ -197,8 +217,9 @@ def backward_queries(
                 line = line_of_tile(ahead, slopes, lines, places, COLUMNS)
                 ahead = tl.load(order + tl.minimum(at + 1, tiles - 1))
                 dq, moved = _queries_with_tile(
-                    dq, moved, q, do, low, r, tile, first, count, line, p_at, i, d, e, key, value, places, edges,
-                    slopes, lines, bias, mask, sums, apart, table, k_n, k_d, v_n, v_d, bias_m, bias_n, mask_m, mask_n,
+                    dq, moved, q, do, low, above, r, tile, first, count, line, p_at, i, d, e, key, value, places,
+                    edges, slopes, lines, bias, mask, sums, apart, table, k_n, k_d, v_n, v_d, bias_m, bias_n,
+                    mask_m, mask_n,
                     M, N, D, DV, scale, COLUMNS, STEPS, DENSE, MASKED, TAIL, ROW_TAIL, NATURAL, PARTS, PAD_D, PAD_DV,
                     kind,
                 )  # fmt: skip
@@ -237,7 +258,7 @@ def backward_keys(
     k = load_rows(key + b * k_b + (h // GROUP) * k_h, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
     v = load_rows(value + b * v_b + (h // GROUP) * v_h, j[:, None], e[None, :], v_n, v_d, N, DV, PAD_DV or TAIL)
     cotangent += row * DV
-    rests += row * 2
+    rests += row * 4
     tiles = tl.cdiv(M, ROWS)
     x = tl.zeros((COLUMNS,), tl.float32)
     dk = tl.zeros((COLUMNS, BLOCK_D), tl.float32)

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from ._triton_forward import LN2, SIZES, load_places, load_positions, load_rows, row_step, scores_in_tile
 from ._triton_tile import (
+    EDGES,
     FOLDED,
     KINDS,
     PLAIN,
@@ -32,8 +33,9 @@ FINITE = tl.constexpr(1e30)
 TOGETHER = tl.constexpr(128)  # edges that are looked at at a time
 # Scores of that size are rounded by 2^-19, and their exponentials differ by 2^-64 at most; in units of log 2.
 LARGEST = tl.constexpr(32.0)
-# What has fallen below the range of float32 is less than 2^-46 of a row's sum for each key.
-LEAST_SUM = tl.constexpr(2.0**-80)
+LARGEST_BIAS = tl.constexpr(4096.0)  # relative to larger ones exponentials would lose more than a bfloat16 holds
+# What has fallen below the range of float32 is less than 2^-86 of a row's sum for each key.
+LEAST_SUM = tl.constexpr(2.0**-40)
 LARGEST_SUM = tl.constexpr(2.0**60)  # a bound that roundings put far below the scores
 
 
@@ -97,7 +99,7 @@ def _with_tile(
     k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
     s, _ = scores_in_tile(
         q, k, scale, x[None, :], p_at[:, None], bound[:, None], first, count, edges, slopes, lines, key, 0, 0, key, 0,
-        0, i[:, None], j[None, :], M, N, STEPS, False, False, TAIL, KIND,
+        0, i[:, None], j[None, :], M, N, STEPS, False, False, TAIL, KIND, KIND == EDGES,
     )  # fmt: skip
     p = tl.exp2(s)
     total += sums_of_eight(p)
@@ -136,7 +138,7 @@ def forward_bounded(
         lines += h * table
         largest = _largest_bias(reach, edges, slopes, lines, STEPS)
         bound += largest
-        near = tl.where(tl.abs(largest) < FINITE, near, 0)
+        near = tl.where(tl.abs(largest) < LARGEST_BIAS, near, 0)
     if near == 0:
         tl.store(left + tl.program_id(0), 1)
         return
@@ -174,9 +176,10 @@ def forward_bounded(
     good = (total >= LEAST_SUM) & (total <= LARGEST_SUM)  # nan is not
     tl.store(left + tl.program_id(0), 1 - tl.min(tl.where(good, 1, 0), 0))
     acc = acc / total[:, None]
-    own_units = bound + tl.log2(total)
+    above = tl.log2(total)
     row = bh.to(tl.int64) * M + i
-    tl.store(lse + row, own_units * LN2, mask=i < M)
-    tl.store(base + row, own_units, mask=i < M)
+    tl.store(lse + row, (bound + above) * LN2, mask=i < M)
+    tl.store(base + row * 2, bound, mask=i < M)
+    tl.store(base + row * 2 + 1, above, mask=i < M)
     at = output + row[:, None] * DV + e[None, :]
     tl.store(at, acc.to(output.dtype.element_ty), mask=(i[:, None] < M) & (e[None, :] < DV))

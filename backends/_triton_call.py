@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
@@ -14,12 +15,20 @@ from ._triton_lines import pack_lines
 from ._triton_order import order_tiles, span_tiles
 from ._triton_tile import KINDS, SPARE
 
-__all__ = ["Arguments", "Maybe", "Tables", "Tiling", "cdiv", "on", "step", "tables_of", "tiling"]
+__all__ = ["Arguments", "Maybe", "Tables", "Tiling", "cdiv", "on", "shared_memory", "step", "tables_of", "tiling"]
 
 Maybe: TypeAlias = Tensor | None
 LOG2E = 1 / math.log(2)
 BLOCK = 4096 if triton.knobs.runtime.interpret else 128  # numbers of the tables that one program writes
 TILES = 256  # that one program looks at together, at most
+# Of a bias in units of log 2: folded, its two parts are rounded apart, to a fraction of 2^-24 of them. In float32 that
+# would be seen, and there an addition for each score costs little.
+LARGEST_FOLDED = {torch.float32: 0.0, torch.float16: 2.0**9, torch.bfloat16: 2.0**10}
+
+
+# Shared memory of a program, in bytes: below, as on GPUs of compute capability 8.6, 8.9 and 12.0 with 99 KiB, wide rows
+# get smaller tiles. 8.0 has 163 KiB, 9.0 has 227.
+ROOMY = 160 * 1024
 
 
 class Tiling(NamedTuple):
@@ -36,13 +45,28 @@ class Tiling(NamedTuple):
         return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
 
-def tiling(kernel: str, half: bool, width: int) -> Tiling:
+def tiling(kernel: str, half: bool, width: int, device: torch.device) -> Tiling:
     """Sizes for one of the kernels ``bounded``, ``forward``, ``queries`` and ``keys``.
 
     ``width`` is the wider of D and Dv.
     """
     if triton.knobs.runtime.interpret:
         return Tiling(32, 32, 1, 1)
+    tile = _tiling(kernel, half, width)
+    if width > 64 and shared_memory(device) < ROOMY:
+        if width > 128 and not half:
+            tile = Tiling(16, 16, 4, 1)
+        tile = tile._replace(stages=2 if width <= 128 else 1)
+    return tile
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a program may have."""
+    return int(triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"])
+
+
+def _tiling(kernel: str, half: bool, width: int) -> Tiling:
     if not half:
         # Beside a mask, 64 queries and 32 keys are too much for the registers of a program of `keys`.
         narrow = Tiling(32, 32, 4, 2) if kernel == "keys" else Tiling(64, 32, 4, 2)
@@ -70,6 +94,7 @@ class Tables(NamedTuple):
     edges: Tensor
     slopes: Tensor  # (H, row)
     lines: Tensor
+    sizes: Tensor  # (2, row), of the largest slope and line of any head
     steps: int
     cells: int
     every: int  # 2 where knots have no cells of their own, and the cells are each second one of the lines
@@ -86,6 +111,7 @@ class Arguments:
         arrays = _cleaned(arrays, mask)
         self.arrays = [array if array.stride(-1) == 1 else array.contiguous() for array in arrays]
         query, key, value = self.arrays
+        self.device = query.device
         (self.B, self.H, self.M, self.D), self.Hk, self.N = query.shape, key.shape[1], key.shape[2]
         self.Dv = value.shape[-1]
         self.width = max(self.D, self.Dv)
@@ -96,8 +122,8 @@ class Arguments:
         self.bias, self.mask = bias, mask
         bits = {torch.float16: 11, torch.bfloat16: 8}.get(query.dtype, 24)
         # Two halves leave 2^-18 of a weight in bfloat16, 64 units of float32. Sums of float32 may be off by more from
-        # 64 keys on, (2 c_N + 8) units; below, three leave nothing, at a price that does not show.
-        parts = 3 if bits == 8 and self.N < 64 else 2
+        # 64 terms on, (2 c_N + 8) units; below, three leave nothing, at a price that does not show.
+        parts = 3 if bits == 8 and min(self.M, self.N) < 64 else 2
         self.parts = 0 if not self.half else 1 if rounded else parts
         # Products of float16 and numbers of any size are computed in float32: those would overflow, or lose their ends.
         self.gradient_parts = 0 if not rounded and bits == 11 else self.parts
@@ -153,14 +179,17 @@ class Arguments:
         order_tiles[(B, blocks)](
             spans,
             tables.edges,
+            tables.sizes,
             order,
             ends,
             reach,
             blocks,
             tiles,
+            tables.row,
             TILES=min(TILES, triton.next_power_of_2(tiles)),
             STEPS=tables.steps,
             KEYS=keys,
+            LARGEST=LARGEST_FOLDED[self.arrays[0].dtype],
             num_warps=4,
         )
         return [own, places, order, ends, tables.edges, tables.slopes, tables.lines], reach
@@ -216,14 +245,16 @@ def tables_of(lines: list[Any], smooth: bool) -> Tables:
     count, more = (K if smooth else 2 * K), int(SPARE.value)
     steps = max(1, count.bit_length())
     length, row = 2**steps + more, count + 1 + more
-    held = knots.new_empty((length + 2 * H * row,), dtype=torch.float32)
-    edges, table = held[:length], held[length:].view(2, H, row)
+    held = knots.new_empty((length + 2 * (H + 1) * row,), dtype=torch.float32)
+    edges, table = held[:length], held[length : length + 2 * H * row].view(2, H, row)
+    sizes = held[length + 2 * H * row :].view(2, row)
     pack_lines[(cdiv(max(length, row), BLOCK), H)](
         knots,
         slopes,
         intercepts,
         edges,
         table,
+        sizes,
         K,
         2 ** (K.bit_length() - 1) if K else 0,
         *slopes.stride(),
@@ -234,7 +265,7 @@ def tables_of(lines: list[Any], smooth: bool) -> Tables:
         BLOCK=BLOCK,
         num_warps=4,
     )
-    return Tables(edges, table[0], table[1], steps, count + 1, 2 if smooth else 1)
+    return Tables(edges, table[0], table[1], sizes, steps, count + 1, 2 if smooth else 1)
 
 
 def _cleaned(arrays: list[Tensor], mask: Maybe) -> list[Tensor]:

@@ -80,20 +80,22 @@ def load_places(places, tile, LENGTH: tl.constexpr):
 
 @triton.jit
 def load_pairs(pointer, at, length, CHECK: tl.constexpr):
-    """Two numbers for each row or column of a tile, likewise."""
+    """Two of the four numbers for each row or column of a tile, likewise."""
     if CHECK:
         at = tl.minimum(at, length - 1)
-    return tl.split(tl.load(pointer + at[:, None] * 2 + tl.arange(0, 2)[None, :]))
+    return tl.split(tl.load(pointer + at[:, None] * 4 + tl.arange(0, 2)[None, :]))
 
 
 @triton.jit
 def scores_in_tile(
     q, k, scale, x, p, minus, first, count, edges, slopes, lines, bias, bias_rows, bias_columns, mask, mask_rows,
     mask_columns, rows, columns, M, N, STEPS: tl.constexpr, DENSE: tl.constexpr, MASKED: tl.constexpr,
-    TAIL: tl.constexpr, KIND: tl.constexpr,
+    TAIL: tl.constexpr, KIND: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Scaled products with the bias less ``minus``, -inf where nothing may be attended to, and the bias' slopes.
 
+    Subtracted ``EARLY`` from the bias, ``minus`` costs nothing; of the score, it leaves nothing of the largest one,
+    whatever its size.
     ``rows`` and ``columns`` are the numbers of queries and keys, one of them as a row and the other as a column; ``x``
     and ``p`` are the positions of values and queries, likewise; of a folded bias ``x`` is the part along one axis.
     """
@@ -102,18 +104,17 @@ def scores_in_tile(
         slope = tl.load(slopes + first)
     elif STEPS > 0:  # before the product, so that fewer numbers are held at a time
         x, slope = bias_in_tile(x - p, first, count, edges, slopes, lines, STEPS, KIND)
-        x -= minus
+        if EARLY:
+            x -= minus
     s = product(q, tl.trans(k), tl.zeros((q.shape[0], k.shape[0]), tl.float32)) * scale
     if STEPS > 0:
         s += x
-    if KIND == FOLDED:
-        s -= minus
     if DENSE or MASKED:
         there = (rows < M) & (columns < N)
     if DENSE:
         at = rows.to(tl.int64) * bias_rows + columns.to(tl.int64) * bias_columns
         s += tl.load(bias + at, mask=there, other=0.0).to(tl.float32)
-    if STEPS == 0:
+    if not EARLY:
         s -= minus
     if MASKED:
         at = rows.to(tl.int64) * mask_rows + columns.to(tl.int64) * mask_columns
@@ -145,15 +146,20 @@ def _with_tile(
     k = load_rows(key, j[:, None], d[None, :], k_n, k_d, N, D, PAD_D or TAIL)
     s, _ = scores_in_tile(
         q, k, scale, x[None, :], p_at[:, None], 0.0, first, count, edges, slopes, lines, bias, bias_m, bias_n, mask,
-        mask_m, mask_n, i[:, None], j[None, :], M, N, STEPS, DENSE, MASKED, TAIL, KIND,
+        mask_m, mask_n, i[:, None], j[None, :], M, N, STEPS, DENSE, MASKED, TAIL, KIND, False,
     )  # fmt: skip
-    new = tl.maximum(top, tl.max(s, 1) + row)
+    own = tl.max(s, 1)
+    new = tl.maximum(top, own + row)
     safe = tl.where(new == float("-inf"), 0.0, new)
+    # Rounded, `new - row` is not what was largest: a weight above 1 would overflow a half.
+    local = tl.where(own + row == new, own, tl.maximum(safe - row, own)) if KIND == FOLDED else safe
+    local = tl.where(new == float("-inf"), 0.0, local)
+    s -= local[:, None]
     if NATURAL:
-        p = tl.exp2((s - safe[:, None]) * LOG2E + SHIFT)
+        p = tl.exp2(s * LOG2E + SHIFT)
         kept = tl.exp2((top - safe) * LOG2E)
     else:
-        p = tl.exp2(s - (safe - SHIFT - row)[:, None])
+        p = tl.exp2(s + SHIFT if SHIFT > 0 else s)  # not in `local`, where it may be lost
         kept = tl.exp2(top - safe)
     total = total * kept + tl.sum(p, 1)
     acc = acc * kept[:, None]
@@ -175,8 +181,9 @@ def forward(
 ):  # fmt: skip
     """One program for each block of queries and head; the output and the two statistics are contiguous.
 
-    ``base`` is the lse in the units of the scores, +inf for a row without anything to attend to: for the gradient. If
-    blocks are ``LEFT`` by another kernel, only those are computed.
+    ``base`` has two numbers for the gradient: the largest score, in the units of the scores, and how far the lse is
+    above it, in units of log 2; +inf and 0 for a row without anything to attend to. Of a large score their sum would
+    hold the first alone. If blocks are ``LEFT`` by another kernel, only those are computed.
     """
     if LEFT:  # noqa: SIM102  a constant of the compiler and a number that is loaded
         if tl.load(left + tl.program_id(0)) == 0:
@@ -226,14 +233,11 @@ def forward(
                 )  # fmt: skip
     empty = total == 0.0
     acc = acc / tl.where(empty, 1.0, total)[:, None]
-    if NATURAL:
-        natural = top + (tl.log2(total) - SHIFT) * LN2
-        own_units = natural
-    else:
-        own_units = top - SHIFT + tl.log2(total)
-        natural = own_units * LN2
+    above = tl.log2(total) - SHIFT
+    natural = top + above * LN2 if NATURAL else (top + above) * LN2
     row = bh.to(tl.int64) * M + i
     tl.store(lse + row, tl.where(empty, float("-inf"), natural), mask=i < M)
-    tl.store(base + row, tl.where(empty, float("inf"), own_units), mask=i < M)
+    tl.store(base + row * 2, tl.where(empty, float("inf"), top), mask=i < M)
+    tl.store(base + row * 2 + 1, tl.where(empty, 0.0, above), mask=i < M)
     at = output + row[:, None] * DV + e[None, :]
     tl.store(at, acc.to(output.dtype.element_ty), mask=(i[:, None] < M) & (e[None, :] < DV))

@@ -28,13 +28,13 @@ def forward(
     results: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     """Fill output, lse and base of ``_torch_triton._forward``."""
-    output, lse, base = results
-    if output.numel() == 0 or arrays[1].shape[-2] == 0:
-        output.zero_(), lse.fill_(-math.inf), base.fill_(math.inf)
+    output, lse, _ = results
+    if lse.numel() == 0 or arrays[1].shape[-2] == 0:
+        output.zero_(), lse.fill_(-math.inf)
         return
     with on(arrays[0]):
         call = Arguments(arrays, bias, mask, scale, rounded)
-        tile = tiling("bounded" if call.bounded else "forward", call.half, call.width)
+        tile = tiling("bounded" if call.bounded else "forward", call.half, call.width, call.device)
         tables = None if lines[0] is None else tables_of(lines, smooth)
         placed, reach = call.placed(tables, lines, tile)
         grid = (cdiv(call.M, tile.rows) * call.B * call.H,)
@@ -122,7 +122,7 @@ def backward(
     found: list[Tensor],
 ) -> None:
     """Fill the gradients of ``_torch_triton._backward``, or replace them."""
-    if arrays[0].numel() == 0 or arrays[1].numel() == 0 or kept[0].numel() == 0:
+    if arrays[0].numel() == 0 or arrays[1].numel() == 0:
         for gradient in found:
             gradient.zero_()
         return
@@ -130,7 +130,7 @@ def backward(
         call = Arguments(arrays, bias, mask, scale, rounded)
         output, base, cotangent, lse_cotangent = kept
         cotangent = cotangent.to(arrays[0].dtype).contiguous()
-        rests = base.new_empty((*base.shape, 2))
+        rests = base.new_empty((*base.shape[:-1], 4))
         tables = None if lines[0] is None else tables_of(lines, smooth)
         moves = len(found) > 3 and found[6].numel() > 0
         own = [output, cotangent, lse_cotangent.contiguous(), base, rests]
@@ -143,7 +143,7 @@ def backward(
 
 
 def _queries(call: Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor]) -> Maybe:
-    tile = tiling("queries", call.half, call.width)
+    tile = tiling("queries", call.half, call.width, call.device)
     programs = cdiv(call.M, tile.rows) * call.B * call.H
     placed, _ = call.placed(tables, lines, tile)
     d_positions: Maybe = None
@@ -182,7 +182,7 @@ def _queries(call: Arguments, tables: Tables | None, lines: list[Any], own: list
 def _keys(
     call: Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor], moves: bool
 ) -> Maybe:
-    tile = tiling("keys", call.half, call.width)
+    tile = tiling("keys", call.half, call.width, call.device)
     placed, _ = call.placed(tables, lines, tile, keys=True)
     gradients, apart = found[1:3], call.H != found[1].shape[1]
     if apart:  # heads that share keys add their gradients, before the one rounding

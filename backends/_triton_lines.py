@@ -115,19 +115,27 @@ def _knots_before(own, knots, K, step, EQUAL: tl.constexpr):
 def _pack_both_sides(own, at, knots, edges, K, step, length):
     """Two edges for each knot: t is on it if it is above the number before the knot, and not above the knot.
 
-    Of knots that coincide, the first sides come before the second ones, so that edges ascend.
+    Of knots that coincide only the first has its lower side: on them is the first of their cells.
     """
-    tl.store(edges + at + _knots_before(own, knots, K, step, False), _number_before(own), mask=at < K)
+    below = _knots_before(own, knots, K, step, False)
+    tl.store(edges + at + below, tl.where(at == below, _number_before(own), own), mask=at < K)
     tl.store(edges + at + _knots_before(own, knots, K, step, True), own, mask=at < K)
     tl.store(edges + at, INFINITY, mask=(at >= 2 * K) & (at < length))
 
 
+@triton.jit
+def _finite(numbers):
+    """As float32; what is finite stays finite."""
+    held = tl.minimum(tl.maximum(numbers, -FINITE), FINITE)
+    return tl.where(tl.abs(numbers) < INFINITY, held, numbers).to(tl.float32)
+
+
 @triton.jit(do_not_specialize=["K", "step", "length", "row"])
 def pack_lines(
-    knots, slopes, intercepts, edges, table, K, step, slope_h, slope_c, intercept_h, intercept_c, length, row,
+    knots, slopes, intercepts, edges, table, sizes, K, step, slope_h, slope_c, intercept_h, intercept_c, length, row,
     SMOOTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Edges, then slopes and lines (2, H, row) of float32 in units of log 2.
+    """Edges, slopes and lines (2, H, row) of float32 in units of log 2, and their largest ``sizes`` (2, row).
 
     ``SMOOTH`` leaves the knots' own cells out; ``knots`` are edges then. Beyond the knots edges are infinite; beyond
     the cells no line is read.
@@ -147,8 +155,13 @@ def pack_lines(
     there = cell < 2 * K + 1
     slope = tl.load(slopes + h * slope_h + cell * slope_c, mask=there, other=0.0) * LOG2E
     line = tl.load(intercepts + h * intercept_h + cell * intercept_c, mask=there, other=0.0) * LOG2E
-    # What is finite stays finite.
-    slope = tl.where(tl.abs(slope) < INFINITY, tl.minimum(tl.maximum(slope, -FINITE), FINITE), slope)
-    line = tl.where(tl.abs(line) < INFINITY, tl.minimum(tl.maximum(line, -FINITE), FINITE), line)
-    tl.store(table + h * row + at, slope.to(tl.float32), mask=at < row)
-    tl.store(table + (H + h) * row + at, line.to(tl.float32), mask=at < row)
+    tl.store(table + h * row + at, _finite(slope), mask=at < row)
+    tl.store(table + (H + h) * row + at, _finite(line), mask=at < row)
+    if h == 0:
+        slope, line = tl.abs(slope), tl.abs(line)
+        for other in range(1, H):
+            its_slope = tl.load(slopes + other * slope_h + cell * slope_c, mask=there, other=0.0) * LOG2E
+            its_line = tl.load(intercepts + other * intercept_h + cell * intercept_c, mask=there, other=0.0) * LOG2E
+            slope, line = tl.maximum(slope, tl.abs(its_slope)), tl.maximum(line, tl.abs(its_line))
+        tl.store(sizes + at, _finite(slope), mask=at < row)
+        tl.store(sizes + row + at, _finite(line), mask=at < row)

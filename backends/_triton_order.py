@@ -48,7 +48,9 @@ def span_tiles(
 
 
 @triton.jit
-def _kinds_of_tiles(tile, tiles, low, high, spans, edges, STEPS: tl.constexpr, KEYS: tl.constexpr):
+def _kinds_of_tiles(
+    tile, tiles, low, high, spans, edges, sizes, row, STEPS: tl.constexpr, KEYS: tl.constexpr, LARGEST: tl.constexpr
+):
     """Least and largest offset, first cell, edges and kind of some tiles against a block from ``low`` to ``high``."""
     at = spans + tl.minimum(tile, tiles - 1) * 2
     if KEYS:  # the block is of keys, the tiles are of queries
@@ -59,14 +61,16 @@ def _kinds_of_tiles(tile, tiles, low, high, spans, edges, STEPS: tl.constexpr, K
     count = count_below(most, edges, STEPS) - first
     # Twice as near as far at most: positions counted from one of the tile's are then no larger than its offsets are.
     far = tl.where(least > 0.0, 2.0 * least >= most, 2.0 * most <= least)
-    kind = tl.where((count > 0) | (far == 0), EDGES, FOLDED)
+    size = tl.load(sizes + first) * tl.maximum(tl.abs(least), tl.abs(most)) + tl.load(sizes + row + first)
+    kind = tl.where((count == 0) & far & (size <= LARGEST), FOLDED, EDGES)
     kind = tl.where((tl.abs(least) < INFINITY) & (tl.abs(most) < INFINITY), kind, SEARCH)
     return least, most, first, count, tl.where(tile < tiles, kind, KINDS)
 
 
-@triton.jit(do_not_specialize=["blocks", "tiles"])
+@triton.jit(do_not_specialize=["blocks", "tiles", "row"])
 def order_tiles(
-    spans, edges, order, ends, reach, blocks, tiles, TILES: tl.constexpr, STEPS: tl.constexpr, KEYS: tl.constexpr,
+    spans, edges, sizes, order, ends, reach, blocks, tiles, row, TILES: tl.constexpr, STEPS: tl.constexpr,
+    KEYS: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
     """The tiles of a block, kind by kind, where each kind ends, and the least and largest offset of all.
 
@@ -83,7 +87,7 @@ def order_tiles(
     nearest, farthest = float("inf"), float("-inf")
     for start in range(0, tiles, TILES):
         least, most, _, _, its = _kinds_of_tiles(
-            start + tl.arange(0, TILES), tiles, low, high, spans, edges, STEPS, KEYS
+            start + tl.arange(0, TILES), tiles, low, high, spans, edges, sizes, row, STEPS, KEYS, LARGEST
         )
         counts += tl.sum(tl.where(its[:, None] == slot[None, :], 1, 0), 0)
         nearest, farthest = tl.minimum(nearest, tl.min(least, 0)), tl.maximum(farthest, tl.max(most, 0))
@@ -96,7 +100,9 @@ def order_tiles(
     end -= counts
     for start in range(0, tiles, TILES):
         tile = start + tl.arange(0, TILES)
-        _, _, first, count, its = _kinds_of_tiles(tile, tiles, low, high, spans, edges, STEPS, KEYS)
+        _, _, first, count, its = _kinds_of_tiles(
+            tile, tiles, low, high, spans, edges, sizes, row, STEPS, KEYS, LARGEST
+        )
         its_own = its[:, None] == slot[None, :]
         place = tl.cumsum(tl.where(its_own, 1, 0), 0) - 1 + end[None, :]
         place = tl.sum(tl.where(its_own, place, 0), 1)

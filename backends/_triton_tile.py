@@ -5,13 +5,14 @@ bias is ``slopes[c] t + lines[c]``. The offsets of a tile of sorted positions sp
 cell. Before a kernel runs, the tiles of each of its blocks are put in order of what their bias takes, and it has a loop
 for each kind:
 
-==========  =======================  ==============================================================================
-kind        tiles                    how the bias is found
-==========  =======================  ==============================================================================
-``FOLDED``  no edge, far from 0      one line, as a number for each column and one for each row
-``EDGES``   other finite offsets     the lines of its cells, each in place of the one before beyond the edge between
-``SEARCH``  an offset is not finite  a search of the table for every offset
-==========  =======================  ==============================================================================
+==========  ============================  =========================================================================
+kind        tiles                         how the bias is found
+==========  ============================  =========================================================================
+``FOLDED``  no edge, far from 0, a bias   one line, as a number for each column and one for each row
+            of moderate size
+``EDGES``   other finite offsets          the line of its cell, in place of the one before beyond the edge between
+``SEARCH``  an offset is not finite       a search of the table for every offset
+==========  ============================  =========================================================================
 
 In one loop for all tiles the compiler would lay the scores out twice. The loop over edges stands behind a branch: so
 the compiler still takes the loop around it for the innermost one, and loads tiles ahead.

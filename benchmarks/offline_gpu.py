@@ -1,9 +1,10 @@
 """Compile the kernels for a GPU without having one: what the launcher would launch, for compute capability 9.0.
 
-    python benchmarks/offline_gpu.py [--only TEXT] [--first 3]
+    python benchmarks/offline_gpu.py [--only TEXT] [--first 3] [--capability 86]
 
 It needs Triton, and takes some seconds for each kernel. A line for each: registers, spilled bytes, shared memory,
-whether ptxas says that it serializes products, and how many barriers the code has.
+whether ptxas says that it serializes products, and how many barriers the code has. A kernel with more shared memory
+than such a GPU has is a failure.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from triton.compiler import ASTSource
 
 from ia_core.backends import _torch_triton, _triton_call, _triton_launch, _triton_lines
 
+# Bytes of shared memory of a program (CUDA C++ Programming Guide, Compute Capabilities).
+SHARED = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 120: 99 * 1024}
 TYPES = {torch.float32: "fp32", torch.float64: "fp64", torch.bfloat16: "bf16", torch.float16: "fp16"}
 TYPES |= {torch.int8: "i8", torch.int32: "i32", torch.int64: "i64"}
 KERNELS = {
@@ -40,8 +43,10 @@ OPTIONS = ("num_warps", "num_stages", "maxnreg")
 class Recorder:
     """In place of a kernel: compiles what it would be launched with, once for each signature, and tells ``built``."""
 
-    def __init__(self, kernel: Any, seen: set[Any], told: Callable[[str, Any, float], None]) -> None:
-        self.kernel, self.seen, self.told = kernel, seen, told
+    def __init__(
+        self, kernel: Any, seen: set[Any], told: Callable[[str, Any, float], None], capability: int = 90
+    ) -> None:
+        self.kernel, self.seen, self.told, self.capability = kernel, seen, told, capability
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         return self.launch
@@ -69,30 +74,38 @@ class Recorder:
             self.seen.add(key)
             began = time.perf_counter()
             source = ASTSource(self.kernel, signature, constexprs=constants, attrs=attributes)
-            built = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+            built = triton.compile(source, target=GPUTarget("cuda", self.capability, 32), options=options)
             self.told(self.kernel.__name__, built, time.perf_counter() - began)
 
 
-def record(told: Callable[[str, Any, float], None]) -> set[Any]:
+def record(told: Callable[[str, Any, float], None], capability: int = 90) -> set[Any]:
     """Put recorders in the place of all kernels; the set holds what they have compiled."""
     seen: set[Any] = set()
     for module, names in KERNELS.items():
         for name in names:
             kernel = getattr(module, name)
             kernel = kernel.kernel if isinstance(kernel, Recorder) else kernel
-            setattr(module, name, Recorder(kernel, seen, told))
+            setattr(module, name, Recorder(kernel, seen, told, capability))
     _torch_triton.why_not_here = lambda kind: None
+    _triton_call.shared_memory = lambda device: SHARED[capability]
     return seen
 
 
-def facts(built: Any) -> str:
+def facts(built: Any, capability: int = 90) -> str:
     """What ptxas says of a kernel."""
     tools = sorted((Path(triton.__file__).parent / "backends/nvidia/bin").glob("ptxas*"))
     with tempfile.TemporaryDirectory() as work:
         source = Path(work) / "kernel.ptx"
         source.write_text(built.asm["ptx"], encoding="utf-8")
         for ptxas in tools:  # of several, one knows the version of the code
-            words = [str(ptxas), "-v", "-arch=sm_90a", str(source), "-o", os.devnull]
+            words = [
+                str(ptxas),
+                "-v",
+                f"-arch=sm_{'90a' if capability == 90 else capability}",
+                str(source),
+                "-o",
+                os.devnull,
+            ]
             said = subprocess.run(words, capture_output=True, text=True, check=False)
             text = said.stdout + said.stderr
             if said.returncode == 0:
@@ -109,8 +122,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", default="", help="variants whose name has this in it")
     parser.add_argument("--first", type=int, default=1000, help="as many variants")
+    parser.add_argument("--capability", type=int, choices=list(SHARED), default=90)
     options = parser.parse_args()
-    seen = record(lambda name, built, took: print(f"    {name}: {facts(built)}, {took:.1f} s", flush=True))
+
+    def told(name: str, built: Any, took: float) -> None:
+        print(f"    {name}: {facts(built, options.capability)}, {took:.1f} s", flush=True)
+        if built.metadata.shared > SHARED[options.capability]:
+            raise RuntimeError(f"{name} needs more shared memory than {SHARED[options.capability]} bytes")
+
+    seen = record(told, options.capability)
     failed = 0
     own = [one for one in compile_gpu.variants() if one.path != "torch-flex-knots"]  # PyTorch's compiler needs the GPU
     for variant in [one for one in own if options.only in one.name][: options.first]:
