@@ -25,6 +25,7 @@ from ._tiled import slab, tiles
 __all__ = [
     "attend",
     "declines",
+    "differentiates_beside_a_matrix",
     "forced_in_trace",
     "has_own_rules",
     "map_one_by_one",
@@ -53,7 +54,21 @@ def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None
         return f"its kernels were found to keep the rules on the CPU only; `query` is on {query.device}"
     if return_lse:
         return "scaled_dot_product_attention does not give the lse"
+    if differentiates_beside_a_matrix(arrays):
+        return "its gradients take a row whose biases are all very low for one of weights 1"
     return why_not_a_kernel(arrays)
+
+
+def differentiates_beside_a_matrix(arrays: dict[str, Any]) -> bool:
+    """Whether gradients are wanted beside a bias that is a matrix, and not of it.
+
+    Of such a bias PyTorch keeps the lse as one number of float32, which beside scores of -1e9 holds no logarithm of how
+    many share the row: the weights of its backward are 1. With the gradient of the matrix it keeps the weights.
+    """
+    bias = arrays.get("bias")
+    if bias is None or bias.requires_grad or not torch.is_grad_enabled():
+        return False
+    return any(arrays[name].requires_grad for name in ("query", "key", "value"))
 
 
 def why_not_a_kernel(arrays: dict[str, Any]) -> str | None:

@@ -40,7 +40,8 @@ def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None
     dense = arrays.get("bias")
     if dense is not None and dense.requires_grad:
         return "it does not give the gradient of a bias that is a matrix"
-    if "bias.query_positions" not in arrays and not return_lse:
+    plain = "bias.query_positions" not in arrays and not return_lse
+    if plain and not _torch.differentiates_beside_a_matrix(arrays):
         return "without a position bias or the lse PyTorch's own kernel serves"
     return why_not_here()
 

@@ -26,9 +26,8 @@ TILES = 256  # that one program looks at together, at most
 LARGEST_FOLDED = {torch.float32: 0.0, torch.float16: 2.0**9, torch.bfloat16: 2.0**10}
 
 
-# Shared memory of a program, in bytes: below, as on GPUs of compute capability 8.6, 8.9 and 12.0 with 99 KiB, wide rows
-# get smaller tiles. 8.0 has 163 KiB, 9.0 has 227.
-ROOMY = 160 * 1024
+# Shared memory of a program, in bytes: compute capability 9.0 has 227 KiB, 8.0 has 163; 8.6, 8.9 and 12.0 have 99.
+ROOMY, NARROW = 200 * 1024, 128 * 1024
 
 
 class Tiling(NamedTuple):
@@ -45,19 +44,22 @@ class Tiling(NamedTuple):
         return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": self.registers}
 
 
-def tiling(kernel: str, half: bool, width: int, device: torch.device) -> Tiling:
+def tiling(kernel: str, half: bool, width: int, over: bool, memory: int) -> Tiling:
     """Sizes for one of the kernels ``bounded``, ``forward``, ``queries`` and ``keys``.
 
-    ``width`` is the wider of D and Dv.
+    ``width`` is the wider of D and Dv; ``over`` says whether a matrix or a mask lies over the scores, and ``memory`` is
+    the shared memory of a program, in bytes.
     """
     if triton.knobs.runtime.interpret:
         return Tiling(32, 32, 1, 1)
     tile = _tiling(kernel, half, width)
-    if width > 64 and shared_memory(device) < ROOMY:
-        if width > 128 and not half:
-            tile = Tiling(16, 16, 4, 1)
-        tile = tile._replace(stages=2 if width <= 128 else 1)
-    return tile
+    if memory >= ROOMY:
+        return tile
+    if memory >= NARROW:
+        return tile._replace(stages=min(tile.stages, 2)) if over else tile
+    if width > 128:
+        return Tiling(32, 32, 4, 1) if half else Tiling(16, 16, 4, 1)
+    return tile._replace(columns=min(tile.columns, 64), stages=1 if over or width > 64 else min(tile.stages, 2))
 
 
 @functools.cache
@@ -111,7 +113,6 @@ class Arguments:
         arrays = _cleaned(arrays, mask)
         self.arrays = [array if array.stride(-1) == 1 else array.contiguous() for array in arrays]
         query, key, value = self.arrays
-        self.device = query.device
         (self.B, self.H, self.M, self.D), self.Hk, self.N = query.shape, key.shape[1], key.shape[2]
         self.Dv = value.shape[-1]
         self.width = max(self.D, self.Dv)
@@ -129,6 +130,10 @@ class Arguments:
         self.gradient_parts = 0 if not rounded and bits == 11 else self.parts
         # float16 loses what is below 2^-24; weights are at most 1, and may be larger here.
         self.shift = 14 if bits == 11 else 0
+
+    def tiling(self, kernel: str) -> Tiling:
+        memory = 0 if triton.knobs.runtime.interpret else shared_memory(self.arrays[0].device)
+        return tiling(kernel, self.half, self.width, self.bias is not None or self.mask is not None, memory)
 
     @property
     def bounded(self) -> bool:

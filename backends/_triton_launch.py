@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ._triton_backward import backward_keys, backward_queries
 from ._triton_bounded import PARTS_OF_KEYS, forward_bounded, longest_keys
-from ._triton_call import Arguments, Maybe, Tables, Tiling, cdiv, on, step, tables_of, tiling
+from ._triton_call import Arguments, Maybe, Tables, Tiling, cdiv, on, step, tables_of
 from ._triton_forward import forward as forward_kernel
 from ._triton_sums import TABLES
 
@@ -34,7 +34,7 @@ def forward(
         return
     with on(arrays[0]):
         call = Arguments(arrays, bias, mask, scale, rounded)
-        tile = tiling("bounded" if call.bounded else "forward", call.half, call.width, call.device)
+        tile = call.tiling("bounded" if call.bounded else "forward")
         tables = None if lines[0] is None else tables_of(lines, smooth)
         placed, reach = call.placed(tables, lines, tile)
         grid = (cdiv(call.M, tile.rows) * call.B * call.H,)
@@ -143,7 +143,7 @@ def backward(
 
 
 def _queries(call: Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor]) -> Maybe:
-    tile = tiling("queries", call.half, call.width, call.device)
+    tile = call.tiling("queries")
     programs = cdiv(call.M, tile.rows) * call.B * call.H
     placed, _ = call.placed(tables, lines, tile)
     d_positions: Maybe = None
@@ -182,7 +182,7 @@ def _queries(call: Arguments, tables: Tables | None, lines: list[Any], own: list
 def _keys(
     call: Arguments, tables: Tables | None, lines: list[Any], own: list[Tensor], found: list[Tensor], moves: bool
 ) -> Maybe:
-    tile = tiling("keys", call.half, call.width, call.device)
+    tile = call.tiling("keys")
     placed, _ = call.placed(tables, lines, tile, keys=True)
     gradients, apart = found[1:3], call.H != found[1].shape[1]
     if apart:  # heads that share keys add their gradients, before the one rounding

@@ -134,7 +134,7 @@ def clocks(loop: Loop, tiles: Tiles, warps: int) -> dict[str, float]:
 def bounds(kernel: str, built: Any, hidden: int | None) -> dict[str, Any]:
     """For one kernel: clocks for each kind of tiles, the least time by each pipe and by the largest of each kind."""
     own = "bounded" if built.name.endswith("bounded") else kernel
-    tile = _triton_call.tiling(own, True, WIDTH, torch.device("cpu"))
+    tile = _triton_call.tiling(own, True, WIDTH, False, offline_gpu.SHARED[90])
     kinds = tiles_of(hidden, tile.rows, tile.columns) if hidden else [Tiles(1.0, 0.0, 0.0)]
     loops = loops_of(built)
     if hidden and len(loops) == len(kinds) - 1 and not kinds[-1].share:  # no loop for offsets that are not finite
