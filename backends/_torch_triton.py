@@ -3,8 +3,8 @@
 The compilation of the bias into lines between knots is plain PyTorch and is differentiated as such, as in
 ``_torch_native``; the two operators below are opaque to ``torch.compile``. In halves the products are those of the
 tensor cores, which take weights as halves: here as a sum of two or three of them, whose rest is below the rounding of
-float32 sums
-(IA-P-03, IA-P-04). ``_torch_triton_rounded`` is the same with weights rounded to one half.
+float32 sums (IA-P-03, IA-P-04); those of float16 hold nothing below 2^-38 of a row's largest weight.
+``_torch_triton_rounded`` is the same with weights rounded to one half.
 """
 
 from __future__ import annotations

@@ -138,6 +138,8 @@ def test_offsets_on_knots_have_the_gradient_of_the_knot(kind: str, interpreter: 
 @pytest.mark.parametrize("path", [pytest.param(path, marks=interpreted) for path in PATHS])
 def test_positions_behind_a_mask_may_be_anything(path: str, interpreter: None) -> None:
     arrays, leaves = call_of(6, 40, hidden=4, H=1, Hk=1, D=4, Dv=4)
+    if path == "torch-triton-rounded":  # which is torch-triton in float32
+        arrays = [array.detach().bfloat16().requires_grad_() for array in arrays]
     mask = torch.ones(40, dtype=torch.bool)
     mask[-2:] = False
     wild = leaves[-1].detach().clone()
