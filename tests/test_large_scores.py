@@ -84,3 +84,14 @@ def test_gradients_beside_biases_of_any_size(
             found = gradients(backends.indirect_attention, library, arrays, bias, wide=False)
     for got, want in zip(found, true, strict=True):
         assert np.max(np.abs(got - want)) <= 1e-5 * max(1.0, np.max(np.abs(want)))
+
+
+def test_the_kernel_of_pytorch_has_weights_of_1_beside_such_a_matrix() -> None:
+    """Why gradients beside a matrix are not left to it; where this fails, PyTorch has mended it."""
+    torch = pytest.importorskip("torch")
+    ones = [torch.ones(1, 1, 16, 8, requires_grad=True) for _ in range(3)]
+    lowest = torch.full((16, 16), LOWEST)
+    output = torch.nn.functional.scaled_dot_product_attention(*ones, attn_mask=lowest)
+    (d_value,) = torch.autograd.grad(output.sum(), ones[2:])
+    assert torch.allclose(output, torch.ones(()))  # equal weights, 1/16
+    assert torch.equal(d_value, torch.full_like(d_value, 16.0))  # sums over 16 queries of weights that are 1
