@@ -169,11 +169,11 @@ class Plan(NamedTuple):
         """Halves that a weight is given to the products as a sum of; 0: it stays as it is, as values then do.
 
         Two halves leave 2^-18 of a weight in bfloat16, 64 units of float32. Sums of float32 may be off by more from 64
-        keys on, (2 c_N + 8) units; below, three leave nothing.
+        terms on, (2 c_N + 8) units; below, three leave nothing.
         """
         if not self.half:
             return 0
-        return 3 if self.query == "bfloat16" and self.N < 64 else 2
+        return 3 if self.query == "bfloat16" and min(self.M, self.N) < 64 else 2
 
     @property
     def gradient_parts(self) -> int:
@@ -245,7 +245,7 @@ def order_of(plan: Plan, tables: Tables, kernel: str) -> Order:
     far = jnp.where(least > 0.0, 2.0 * least >= most, 2.0 * most <= least)
     slope, line = (jnp.max(jnp.abs(table), 0)[2 * first] for table in (tables.slopes, tables.intercepts))
     size = slope * jnp.maximum(jnp.abs(least), jnp.abs(most)) + line
-    folded = (count == 0) & far & (size <= LARGEST_FOLDED.get(plan.query, 0.0))
+    folded = (count == 0) & far & (size < LARGEST_FOLDED.get(plan.query, 0.0))
     kind = (~folded).astype(jnp.int32) + (count > few) + (count > several)
     kind = jnp.where((jnp.abs(least) < jnp.inf) & (jnp.abs(most) < jnp.inf), kind, 4)
     # Folded tiles on the same line follow each other, so that a sum over them is written and never read.

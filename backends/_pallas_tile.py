@@ -93,8 +93,8 @@ def weighted_sum(plan: Plan, total: Any, weights: Any, rows: Any, parts: int) ->
 def exponentials(s: Any, low: Any, above: Any, shift: int = 0) -> Any:
     """``2 ** (shift - above) exp(s - low)``, at most ``2 ** shift``.
 
-    ``low`` is subtracted first: a fused operation would leave something of the largest score, and more than 1 as its
-    weight. So may XLA, which computes scores twice, with other rounding.
+    ``low`` is subtracted first, and leaves nothing of the largest score, unless a compiler fuses the subtraction with
+    the product before it, or computes scores twice with other rounding: no weight is more than 1 all the same.
     """
     power = (s - low) * LOG2E + (shift - above)
     return jnp.exp2(jnp.where(power > shift, float(shift), power))

@@ -60,13 +60,13 @@ def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None
 
 
 def differentiates_beside_a_matrix(arrays: dict[str, Any]) -> bool:
-    """Whether gradients are wanted beside a bias that is a matrix, and not of it.
+    """Whether gradients are wanted beside a bias, which is a matrix or is made one, and not of it.
 
-    Of such a bias PyTorch keeps the lse as one number of float32, which beside scores of -1e9 holds no logarithm of how
-    many share the row: the weights of its backward are 1. With the gradient of the matrix it keeps the weights.
+    PyTorch then keeps the lse as one number of float32, which beside scores of -1e9 holds no logarithm of how many
+    share the row: the weights of its backward are 1. With the gradient of the matrix it keeps the weights.
     """
-    bias = arrays.get("bias")
-    if bias is None or bias.requires_grad or not torch.is_grad_enabled():
+    own = [array.requires_grad for name, array in arrays.items() if name.startswith("bias")]
+    if not own or any(own) or not torch.is_grad_enabled():
         return False
     return any(arrays[name].requires_grad for name in ("query", "key", "value"))
 

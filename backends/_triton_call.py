@@ -135,6 +135,14 @@ class Arguments:
         memory = 0 if triton.knobs.runtime.interpret else shared_memory(self.arrays[0].device)
         return tiling(kernel, self.half, self.width, self.bias is not None or self.mask is not None, memory)
 
+    def options(self, tables: Tables | None, tile: Tiling) -> dict[str, Any]:
+        """For the compiler: of a score that is a product alone, ``scale x - top`` as one operation is not 0 at the top.
+
+        Where scores are large, the largest weight would be anything.
+        """
+        fused = tables is not None or self.bias is not None or self.mask is not None
+        return tile.options | {"enable_fp_fusion": fused}
+
     @property
     def bounded(self) -> bool:
         """Whether weights as halves of float32's range stand for all that a softmax needs: nothing is masked."""

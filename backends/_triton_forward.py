@@ -181,9 +181,9 @@ def forward(
 ):  # fmt: skip
     """One program for each block of queries and head; the output and the two statistics are contiguous.
 
-    ``base`` has two numbers for the gradient: the largest score, in the units of the scores, and how far the lse is
-    above it, in units of log 2; +inf and 0 for a row without anything to attend to. Of a large score their sum would
-    hold the first alone. If blocks are ``LEFT`` by another kernel, only those are computed.
+    ``base`` has two numbers for the gradient: the largest score (elsewhere another bound), in the units of the scores,
+    and how far the lse is above it, in units of log 2; +inf and 0 for a row without anything to attend to. Of a large
+    score their sum would hold the first alone. If blocks are ``LEFT`` by another kernel, only those are computed.
     """
     if LEFT:  # noqa: SIM102  a constant of the compiler and a number that is loaded
         if tl.load(left + tl.program_id(0)) == 0:

@@ -58,7 +58,7 @@ def forward(
             PARTS=call.parts,
             SHIFT=call.shift,
             LEFT=left is not None,
-            **tile.options,
+            **call.options(tables, tile),
         )
 
 
@@ -169,7 +169,7 @@ def _queries(call: Arguments, tables: Tables | None, lines: list[Any], own: list
         **call.rows("KV"),
         ROW_TAIL=call.M % tile.rows != 0,
         PARTS=call.gradient_parts,
-        **tile.options,
+        **call.options(tables, tile),
     )
     if tables is not None:
         added = sums.view(2, call.B, call.H, -1, tables.row)[..., : tables.cells].sum((1, 3), dtype=torch.float64)
@@ -207,10 +207,10 @@ def _keys(
         WEIGHT_PARTS=call.parts,
         SHIFT=call.shift,
         MOVE=moves,
-        **tile.options,
+        **call.options(tables, tile),
     )
     if apart:
         for gradient, each in zip(found[1:3], gradients, strict=True):
             shape = gradient.shape
-            gradient.copy_(each.view(call.B, shape[1], -1, *shape[2:]).sum(2))
+            gradient.copy_(each.view(call.B, shape[1], call.H // shape[1], *shape[2:]).sum(2))
     return d_values

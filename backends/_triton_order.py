@@ -62,7 +62,7 @@ def _kinds_of_tiles(
     # Twice as near as far at most: positions counted from one of the tile's are then no larger than its offsets are.
     far = tl.where(least > 0.0, 2.0 * least >= most, 2.0 * most <= least)
     size = tl.load(sizes + first) * tl.maximum(tl.abs(least), tl.abs(most)) + tl.load(sizes + row + first)
-    kind = tl.where((count == 0) & far & (size <= LARGEST), FOLDED, EDGES)
+    kind = tl.where((count == 0) & far & (size < LARGEST), FOLDED, EDGES)
     kind = tl.where((tl.abs(least) < INFINITY) & (tl.abs(most) < INFINITY), kind, SEARCH)
     return least, most, first, count, tl.where(tile < tiles, kind, KINDS)
 

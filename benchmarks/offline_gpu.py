@@ -37,7 +37,7 @@ KERNELS = {
     _triton_call: ("span_tiles", "order_tiles", "pack_lines"),
     _triton_lines: ("sort_knots", "sum_active"),
 }
-OPTIONS = ("num_warps", "num_stages", "maxnreg")
+OPTIONS = ("num_warps", "num_stages", "maxnreg", "enable_fp_fusion")
 
 
 class Recorder:

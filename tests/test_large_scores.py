@@ -87,8 +87,10 @@ def test_gradients_beside_biases_of_any_size(
 
 
 def test_the_kernel_of_pytorch_has_weights_of_1_beside_such_a_matrix() -> None:
-    """Why gradients beside a matrix are not left to it; where this fails, PyTorch has mended it."""
+    """Why gradients beside a matrix are not left to it."""
     torch = pytest.importorskip("torch")
+    if not torch.__version__.startswith("2.13."):
+        pytest.skip("seen in PyTorch 2.13")
     ones = [torch.ones(1, 1, 16, 8, requires_grad=True) for _ in range(3)]
     lowest = torch.full((16, 16), LOWEST)
     output = torch.nn.functional.scaled_dot_product_attention(*ones, attn_mask=lowest)
