@@ -302,9 +302,12 @@ def test_tiles_are_put_in_order_some_at_a_time(
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_the_kernels_of_the_benchmark_compile_for_a_gpu_that_is_not_there() -> None:
+@pytest.mark.parametrize(
+    "which", [("--first", "2"), ("--capability", "86", "--only", "'D': 128")], ids=["9.0", "less shared memory"]
+)
+def test_the_kernels_of_the_benchmark_compile_for_a_gpu_that_is_not_there(which: tuple[str, ...]) -> None:
     variables = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    words = [sys.executable, "benchmarks/offline_gpu.py", "--first", "2"]
+    words = [sys.executable, "benchmarks/offline_gpu.py", *which]
     ended = subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "forward:" in ended.stdout and "backward_keys:" in ended.stdout and "FAIL" not in ended.stdout
