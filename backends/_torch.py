@@ -33,6 +33,7 @@ __all__ = [
     "plain",
     "same_width",
     "why_not_a_kernel",
+    "why_not_forward",
 ]
 
 # Measured on two cores, float32, 8 heads, N of 1024 and 2048: 128 to 512 rows take the same time within the
@@ -46,6 +47,14 @@ FEW_KEYS = 16
 
 def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None:
     """Why this path does not take the call, or None."""
+    why = why_not_forward(arrays, return_lse)
+    if why is None and differentiates_beside_a_matrix(arrays):
+        return "its gradients take a row whose biases are all very low for one of weights 1"
+    return why
+
+
+def why_not_forward(arrays: dict[str, Any], return_lse: bool) -> str | None:
+    """Why the kernel does not take the call where a path finds the gradients by itself, or None."""
     own = has_own_rules(arrays)
     if own is not None:
         return own
@@ -54,8 +63,6 @@ def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None
         return f"its kernels were found to keep the rules on the CPU only; `query` is on {query.device}"
     if return_lse:
         return "scaled_dot_product_attention does not give the lse"
-    if differentiates_beside_a_matrix(arrays):
-        return "its gradients take a row whose biases are all very low for one of weights 1"
     return why_not_a_kernel(arrays)
 
 

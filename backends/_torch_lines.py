@@ -52,7 +52,7 @@ def declines(call: Call, arrays: dict[str, Any], return_lse: bool) -> str | None
         return "it is for position biases"
     if "bias.f.x.w1" in arrays:
         return "it evaluates functions of one offset; a BoxMLP is one of two"
-    return _torch.declines(call, arrays, return_lse)
+    return _torch.why_not_forward(arrays, return_lse)
 
 
 def attend(call: Call, query: Any, key: Any, value: Any, bias: Any, mask: Any) -> tuple[Any, None]:
