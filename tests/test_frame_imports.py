@@ -46,6 +46,7 @@ FRAMEWORK_FILES = {
     "_numpy_native": {"numpy"},
     "_torch": {"torch"},
     "_torch_flex": {"torch"},
+    "_torch_diagonals": {"torch"},
     "_torch_lines": {"torch"},
     "_torch_mesh": {"torch"},
     "_torch_native": {"torch"},
