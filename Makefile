@@ -12,8 +12,11 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip -qq install -c constraints.txt
 # Peers bring frameworks of their own, which nothing else here is to depend on.
 PEERS := .venv-peers
+# The interpreter of earlier ones does not run beside NumPy 2.4.
+TRITON := triton==3.9.0
+TRITON_TESTS := tests/test_backends_gpu_kernels.py tests/test_backends_gpu_large.py
 
-.PHONY: demo test test-slow peers bench scale-test lint docs lab-runtime docs-test dist types clean
+.PHONY: demo test test-slow kernels-test peers bench scale-test lint docs lab-runtime docs-test dist types clean
 
 demo: .venv/demo.stamp
 	@mkdir -p build
@@ -64,6 +67,15 @@ bench: .venv/dev.stamp
 # What takes minutes: processes that are killed, rings of them, kernels in interpreters, judgements in full.
 test-slow: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests
+
+# The kernels for NVIDIA's GPUs in Triton's interpreter; some minutes. Triton lies apart, because PyTorch would use it.
+kernels-test: .venv/dev.stamp build/triton/stamp
+	PYTHONPATH=build/triton OMP_NUM_THREADS=1 $(BIN)/pytest -m slow $(TRITON_TESTS)
+
+build/triton/stamp: Makefile
+	@rm -rf build/triton
+	@$(BIN)/python -m pip -qq install --no-deps --target build/triton $(TRITON)
+	@touch $@
 
 # What is slow of the tests past one machine: processes that are killed, four ranks, two processes of JAX; some minutes.
 scale-test: .venv/dev.stamp

@@ -1,13 +1,13 @@
 """What `ia-core conform --json` found on a device, in one record.
 
-    python benchmarks/conformance_record.py gather REPORT.json ... [--out FILE]
+    python benchmarks/conformance_record.py gather REPORT.json ... [--commit TEXT] [--out FILE]
     python benchmarks/conformance_record.py report [--out FILE]
 
-``gather`` runs where the reports were made, so that it can name the device, and adds them to FILE: for each
-implementation and dtype, how many clauses had which outcome, the largest error / bound and where, and every failure.
-A verdict that FILE has is replaced. ``report`` writes the table named like FILE in docs/generated. Of one
-implementation the clauses may be spread over several reports; a clause that none of them judged is missing, and the
-table says how many were judged.
+``gather`` runs where the reports were made, so that it can name the device, and adds them to FILE with the commit that
+was judged, as its caller names it: for each implementation and dtype, how many clauses had which outcome, the largest
+error / bound and where, and every failure. A verdict that FILE has is replaced. ``report`` writes the table named like
+FILE in docs/generated. Of one implementation the clauses may be spread over several reports; a clause that none of them
+judged is missing, and the table says how many were judged.
 """
 
 from __future__ import annotations
@@ -33,18 +33,21 @@ def main() -> int:
     what = parser.add_subparsers(dest="what", required=True)
     add = what.add_parser("gather")
     add.add_argument("reports", type=Path, nargs="+")
+    add.add_argument("--commit", default="")
     for sub in (add, what.add_parser("report")):
         sub.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    return gather(options.reports, options.out) if options.what == "gather" else report(options.out)
+    return gather(options) if options.what == "gather" else report(options.out)
 
 
-def gather(reports: list[Path], out: Path) -> int:
+def gather(options: argparse.Namespace) -> int:
+    out: Path = options.out
     record: Record = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"runs": []}
-    for path in reports:
+    for path in options.reports:
         data = json.loads(path.read_text(encoding="utf-8"))
         about = {key: data[key] for key in ("date", "machine", "versions", "profile", "seed", "limits", "complete")}
         about["machine"]["device"] = device()
+        about["commit"] = options.commit
         verdicts = [
             [v["implementation"], v["clause"], v["dtype"], v["outcome"], _short(v["margin"]), _why(v)]
             for v in data["verdicts"]
@@ -103,7 +106,8 @@ def _about(about: Record) -> str:
     machine = about["machine"]
     accelerator = "" if machine["device"] == "none" else f"{machine['device']}, "
     where = f"{accelerator}{machine['cpus']} processors ({machine['processor']}), Python {machine['python']}"
-    return f"{about['date'][:10]}, {where}, {versions}, seed {about['seed']}"
+    commit = f", commit {about['commit']}" if about.get("commit") else ""
+    return f"{about['date'][:10]}, {where}, {versions}, seed {about['seed']}{commit}"
 
 
 def _why(verdict: Record) -> str:

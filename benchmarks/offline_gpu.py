@@ -1,15 +1,17 @@
 """Compile the kernels for a GPU without having one: what the launcher would launch, for compute capability 9.0.
 
-    python benchmarks/offline_gpu.py [--only TEXT] [--first 3] [--capability 86]
+    python benchmarks/offline_gpu.py [--only TEXT] [--first 3] [--capability 86] [--keep]
 
 It needs Triton, and takes some seconds for each kernel. A line for each: registers, spilled bytes, shared memory,
 whether ptxas says that it serializes products, and how many barriers the code has. A kernel with more shared memory
-than such a GPU has is a failure.
+than such a GPU has is a failure. ``--keep`` writes how many there were to docs/results/offline_gpu.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import os
 import re
 import subprocess
@@ -27,6 +29,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from ia_core.backends import _torch_triton, _triton_call, _triton_launch, _triton_lines
+from ia_core.conformance._files import write_whole
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs/results/offline_gpu.json"
 
 # Bytes of shared memory of a program (CUDA C++ Programming Guide, Compute Capabilities).
 SHARED = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024, 120: 99 * 1024}
@@ -123,17 +128,24 @@ def main() -> int:
     parser.add_argument("--only", default="", help="variants whose name has this in it")
     parser.add_argument("--first", type=int, default=1000, help="as many variants")
     parser.add_argument("--capability", type=int, choices=list(SHARED), default=90)
+    parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
+    if options.keep and options.first < 1000:
+        parser.error("--keep is for all variants that --only leaves")
+    most = 0
 
     def told(name: str, built: Any, took: float) -> None:
+        nonlocal most
         print(f"    {name}: {facts(built, options.capability)}, {took:.1f} s", flush=True)
+        most = max(most, built.metadata.shared)
         if built.metadata.shared > SHARED[options.capability]:
             raise RuntimeError(f"{name} needs more shared memory than {SHARED[options.capability]} bytes")
 
     seen = record(told, options.capability)
     failed = 0
     own = [one for one in compile_gpu.variants() if one.path != "torch-flex-knots"]  # PyTorch's compiler needs the GPU
-    for variant in [one for one in own if options.only in one.name][: options.first]:
+    tried = [one for one in own if options.only in one.name][: options.first]
+    for variant in tried:
         print(variant.name, flush=True)
         try:
             compile_gpu.results(variant, variant.path, compile_gpu.arrays_of(variant))
@@ -141,6 +153,12 @@ def main() -> int:
             failed += 1
             print(f"    FAIL {type(error).__name__}: {str(error)[-1500:]}", flush=True)
     print(f"{len(seen)} kernels, {failed} variants failed")
+    if options.keep:
+        kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        about = {"date": datetime.date.today().isoformat(), "triton": triton.__version__, "only": options.only}
+        found = {"variants": len(tried), "kernels": len(seen), "failed": failed, "most_shared_bytes": most}
+        kept[str(options.capability)] = about | found
+        write_whole(RESULTS, json.dumps(kept, indent=1) + "\n")
     return min(failed, 1)
 
 

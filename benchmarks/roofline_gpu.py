@@ -19,7 +19,8 @@ tensor   4096 operations of products of halves in a clock
 
 (NVIDIA, CUDA C++ Programming Guide, throughput of native arithmetic instructions; the last is the H100's rate of dense
 bfloat16 over its multiprocessors and clock.) The sum of what is largest for each kind of tiles, at the highest clock of
-an H200, is a time that no schedule of this code can beat.
+an H200, is a time that no schedule of this code can beat. ``products`` in the table is ``tensor`` at the rate that one
+large product of matrices reached on the machine of docs/results/attention_gpu.json.
 
 ``--label`` adds the rows to docs/results/roofline_gpu.json under that name, in place of what has it. ``--report``
 writes docs/generated/roofline_gpu.md from that file, with the times of docs/results/attention_gpu.json for the same
@@ -64,6 +65,7 @@ MEASURED_AS = {
 }
 TOKENS, HEADS, WIDTH = 8192, 16, 64
 MULTIPROCESSORS, CLOCK, SCHEDULERS = 132, 1.98e9, 4
+PRODUCTS = 4096  # operations in a clock
 REGISTERS, SHARED = 65536, 227 * 1024  # of a multiprocessor
 PIPES = ("issue", "fma", "alu", "mufu", "tensor")
 KERNELS = {"forward": "forward", "queries": "backward_queries", "keys": "backward_keys"}
@@ -127,7 +129,7 @@ def clocks(loop: Loop, tiles: Tiles, warps: int) -> dict[str, float]:
         "alu": 2 * sum(count for name, count in total.items() if name in WHOLE) * each,
         "mufu": 8 * total["MUFU"] * each,
         # All four warps of a group issue a product, which is one product.
-        "tensor": sum(2 * 64 * 16 * int(shape[1]) * count / 4096 for shape, count in shapes if shape) * warps / 4,
+        "tensor": sum(2 * 64 * 16 * int(shape[1]) * count / PRODUCTS for shape, count in shapes if shape) * warps / 4,
     }
 
 
@@ -243,14 +245,16 @@ def line(row: dict[str, Any]) -> str:
 
 def report(record: dict[str, Any]) -> list[str]:
     """The table, in Markdown."""
-    swept = json.loads(MEASURED.read_text(encoding="utf-8")).get("sizes_of_tiles", {})
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    swept = measured.get("sizes_of_tiles", {})
+    slower = PRODUCTS * MULTIPROCESSORS * CLOCK / 1e12 / measured["matrix_product_teraflops"]["bfloat16"]
     lines = [
         "% Written by benchmarks/roofline_gpu.py from docs/results/roofline_gpu.json.",
         "",
         "Milliseconds; 8192 queries and keys, 16 heads of 64, bfloat16.",
         "",
-        f"| kernels | path | kernel | hidden | {' | '.join(PIPES)} | least | measured | least / measured |",
-        "| --- " * 12 + "|",
+        f"| kernels | path | kernel | hidden | {' | '.join(PIPES)} | products | least | measured | least / measured |",
+        "| --- " * 13 + "|",
     ]
     for label, one in record.items():
         for row in one["rows"]:
@@ -263,6 +267,7 @@ def report(record: dict[str, Any]) -> list[str]:
                 row["kernel"],
                 "" if row["what"] == "no bias" else one["hidden"],
                 *(f"{row['ms'][pipe]:.2f}" for pipe in PIPES),
+                f"{row['ms']['tensor'] * slower:.2f}",
                 f"{row['least']:.2f}",
                 f"{took:.2f}" if took else "",
                 f"{row['least'] / took:.0%}" if took else "",
