@@ -27,7 +27,7 @@ import ia_core
 from ia_core import OffsetMLP, PiecewiseLinear, PositionBias
 from ia_core.backends import indirect_attention
 
-__all__ = ["Setting", "contenders", "matrix_product"]
+__all__ = ["Setting", "contenders", "matrix_product", "uncompiled"]
 
 Call = Callable[[], Any]
 Makers = dict[str, Callable[[], Call]]
@@ -83,7 +83,7 @@ def contenders(library: str, setting: Setting) -> Makers:
     return {"torch": _torch, "jax": _jax, "numpy": _numpy}[library](setting)
 
 
-def _uncompiled(call: Call) -> Call:
+def uncompiled(call: Call) -> Call:
     def run() -> Any:
         os.environ["IA_CORE_NATIVE"] = "0"
         try:
@@ -142,7 +142,7 @@ def _torch(setting: Setting) -> Makers:
         "plain": lambda: call(lambda: attention(q, k, v)),
         "matrix": matrix,
         "ours": ours,
-        "uncompiled": lambda: _uncompiled(ours()),
+        "uncompiled": lambda: uncompiled(ours()),
     }
     if setting.fits:
         makers["composition"] = lambda: call(lambda: attention(q, k, v, attn_mask=bias().dense()[None]), *leaves)
@@ -214,7 +214,7 @@ def _jax(setting: Setting) -> Makers:
         "plain": lambda: call(attention, rows_cotangent, *rows),
         "matrix": matrix,
         "ours": ours,
-        "uncompiled": lambda: _uncompiled(ours()),  # compiled by JAX for itself: a path is chosen when it is traced
+        "uncompiled": lambda: uncompiled(ours()),  # compiled by JAX for itself: a path is chosen when it is traced
     }
     if setting.fits:
         makers["composition"] = composition
@@ -234,7 +234,7 @@ def _numpy(setting: Setting) -> Makers:
         return lambda: ia_core.indirect_attention(q, k, v, bias=filled)
 
     makers: Makers = {"plain": lambda: lambda: ia_core.indirect_attention(q, k, v), "matrix": matrix, "ours": ours}
-    makers["uncompiled"] = lambda: _uncompiled(ours())
+    makers["uncompiled"] = lambda: uncompiled(ours())
     if setting.fits:
         makers["composition"] = lambda: lambda: ia_core.indirect_attention(q, k, v, bias=bias)
     return makers
