@@ -18,12 +18,13 @@ Record = dict[str, Any]
 
 def report(record: Record) -> int:
     lines = ["% Written by benchmarks/bench_attention.py.", ""]
-    lines += [", ".join(f"{name} {what}" for name, what in record["environment"].items()) + ".", ""]
+    some = list(record["comparisons"].values())
+    days = "/".join(sorted({one["date"] for one in some}))
+    lines += [f"{days}, " + ", ".join(f"{name} {what}" for name, what in record["environment"].items()) + ".", ""]
     if "dispatch" in record:
         more = record["dispatch"]["more"]
         spread = f"{more['quartiles'][0]} to {more['quartiles'][1]}"
         lines += [f"Dispatch of a plain PyTorch call of 16 x 16 scores: {more['median']} µs more ({spread}).", ""]
-    some = list(record["comparisons"].values())
     for library in dict.fromkeys(one["library"] for one in some):
         lines += _table([one for one in some if one["library"] == library and not one["alone"]], library)
         lines += _memory([one for one in some if one["library"] == library and one["alone"]], library)
@@ -73,16 +74,18 @@ def _share(one: Record) -> str:
 def _memory(some: list[Record], library: str) -> list[str]:
     lines = []
     for one in some:
-        at, peak = one["setting"], one["contenders"]["ours"].get("peak_mib")
+        at = one["setting"]
         numbers = at["n"] * at["width"] * at["heads"]
         results = 3 * numbers if at["gradients"] else numbers
         what = "forward and backward" if at["gradients"] else "forward"
-        if peak is None:
-            why = one["contenders"]["ours"].get("failed", "failed")
-            lines.append(f"{library}, {what}, M = N = {at['n']}: failed, {why}.")
-        else:
-            more = peak - results * 4 / 2**20
-            lines.append(f"{library}, {what}, M = N = {at['n']}: {peak:.0f} MiB, {more:.0f} MiB beyond its results.")
+        found = []
+        for name, each in one["contenders"].items():
+            peak = each.get("peak_mib")
+            more = (
+                f"failed, {each.get('failed', 'failed')}" if peak is None else f"{peak - results * 4 / 2**20:.0f} MiB"
+            )
+            found.append(f"{name} {more}")
+        lines.append(f"- {library}, {what}, M = N = {at['n']}, memory beyond the results: {', '.join(found)}.")
     return [*lines, ""] if lines else []
 
 
@@ -92,6 +95,7 @@ def _draw(some: list[Record]) -> None:
 
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
+    from matplotlib.lines import Line2D
 
     chosen = [one for one in some if (one["setting"]["width"], one["setting"]["positions"]) == (64, "real")]
     most = max((one["threads"] for one in chosen), default=1)
@@ -105,7 +109,7 @@ def _draw(some: list[Record]) -> None:
         ((r, g), (c, u)) for r, g in enumerate((False, True)) for c, u in enumerate(hidden)
     ):
         panel = axes[row][column]
-        for name in NAMES:
+        for number, name in enumerate(NAMES):
             points = sorted(
                 (one["setting"]["n"], one["contenders"][name]["ratio"])
                 for one in chosen
@@ -116,7 +120,7 @@ def _draw(some: list[Record]) -> None:
                 sizes, ratios = zip(*points, strict=True)
                 middle = [ratio["median"] for ratio in ratios]
                 ends = [[abs(ratio["quartiles"][k] - ratio["median"]) for ratio in ratios] for k in (0, 1)]
-                panel.errorbar(sizes, middle, ends, marker="o", capsize=2, label=name)
+                panel.errorbar(sizes, middle, ends, marker="o", capsize=2, color=f"C{number}")
         panel.set(xscale="log", yscale="log", title=f"{units} hidden, forward{' and backward' if gradients else ''}")
         panel.axhline(1.0, color="gray", linewidth=0.8)
         panel.grid(visible=True, which="both", alpha=0.2)
@@ -124,6 +128,7 @@ def _draw(some: list[Record]) -> None:
         panel.set_xlabel("M = N")
     axes[0][0].set_ylabel("time / attention without a bias")
     axes[1][0].set_ylabel("time / attention without a bias")
-    axes[0][0].legend()
-    figure.tight_layout()
+    marks = [Line2D([], [], marker="o", color=f"C{number}", label=name) for number, name in enumerate(NAMES)]
+    figure.legend(handles=marks, loc="lower center", ncols=len(NAMES), frameon=False)
+    figure.tight_layout(rect=(0, 0.04, 1, 1))
     figure.savefig(FIGURE, metadata={"Date": None})

@@ -1,7 +1,7 @@
 """What a position bias costs: ours, written out, given as a matrix, and attention without any, side by side.
 
     python benchmarks/bench_attention.py run [--preset contract grid] [--libraries torch jax numpy] [--only TEXT]
-        [--rounds 7] [--most 60] [--out FILE]
+        [--rounds 7] [--most 20] [--out FILE]
     python benchmarks/bench_attention.py report [--out FILE]
 
 ``contract``: 8 heads of 64 at M = N = 4096 (2048 for NumPy), with one thread and with two, and the memory of a call at
@@ -18,6 +18,7 @@ docs/generated/performance.md and the figure.
 from __future__ import annotations
 
 import argparse
+import datetime
 import itertools
 import json
 import os
@@ -46,7 +47,7 @@ CALLS = 300  # of 16 by 16 scores, for each number of the dispatch
 
 
 class Comparison(NamedTuple):
-    """One library, a setting and a number of threads; ``alone`` measures the memory of ours and nothing else."""
+    """One library, a setting and a number of threads; ``alone`` measures the memory of ours, and nothing else."""
 
     library: str
     setting: Setting
@@ -86,7 +87,7 @@ def main() -> int:
     run.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
     run.add_argument("--only", default="", help="comparisons whose name has this in it")
     run.add_argument("--rounds", type=int, default=7)
-    run.add_argument("--most", type=float, default=60.0)
+    run.add_argument("--most", type=float, default=20.0)
     one = what.add_parser("one", help="one comparison, in this process: what run starts")
     one.add_argument("--library", required=True)
     one.add_argument("--setting", required=True)
@@ -119,7 +120,8 @@ def run_all(options: argparse.Namespace) -> int:
             if one.name in record["comparisons"]:
                 continue
             found = compare(one, options)
-            record["comparisons"][one.name] = {**one._asdict(), "setting": one.setting._asdict(), **found}
+            about = {"date": datetime.date.today().isoformat(), "most": options.most}
+            record["comparisons"][one.name] = {**one._asdict(), "setting": one.setting._asdict(), **about, **found}
             write_whole(options.out, json.dumps(record, indent=1) + "\n")
             ratios = {who: each["ratio"]["median"] for who, each in found["contenders"].items() if "ratio" in each}
             print(f"{count} of {len(wanted)}: {one.name}: {ratios or found}", flush=True)
@@ -153,7 +155,7 @@ def compare(one: Comparison, options: argparse.Namespace) -> dict[str, Any]:
         return answer
 
     if one.alone:
-        return {"contenders": {"ours": child("--memory-of", "ours")}}
+        return {"contenders": {name: child("--memory-of", name) for name in ("ours", "uncompiled")}}
     found = child()
     left_out: dict[str, Any] = {}
     while "failed" in found and found.get("during") and found["during"] not in left_out:
