@@ -69,12 +69,12 @@ test-slow: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests
 
 # The kernels for NVIDIA's GPUs in Triton's interpreter; some minutes. Triton lies apart, because PyTorch would use it.
-kernels-test: .venv/dev.stamp build/triton/stamp
-	PYTHONPATH=build/triton OMP_NUM_THREADS=1 $(BIN)/pytest -m slow $(TRITON_TESTS)
+kernels-test: .venv/dev.stamp build/triton-site/stamp
+	PYTHONPATH=build/triton-site OMP_NUM_THREADS=1 $(BIN)/pytest -m slow $(TRITON_TESTS)
 
-build/triton/stamp: Makefile
-	@rm -rf build/triton
-	@$(BIN)/python -m pip -qq install --no-deps --target build/triton $(TRITON)
+build/triton-site/stamp: Makefile
+	@rm -rf build/triton-site
+	@$(BIN)/python -m pip -qq install --no-deps --target build/triton-site $(TRITON)
 	@touch $@
 
 # What is slow of the tests past one machine: processes that are killed, four ranks, two processes of JAX; some minutes.

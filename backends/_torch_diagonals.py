@@ -8,8 +8,8 @@ these numbers, whose strides are 1 and 1, and nothing is copied.
 array       shape             meaning
 ==========  ================  ===============================================================
 offsets     (M + N - 1,)      t_0 - p_{M-1}, and one step more each
-diagonals   (H, M + N - 1)    the bias at these
-turned      (H, i1 - i0, N)   the bias of the queries i1 - 1, ..., i0, or what is added to it
+diagonals   (H, M + N - 1)    numbers at these
+turned      (H, i1 - i0, N)   those of the queries i1 - 1, ..., i0 and of all values
 ==========  ================  ===============================================================
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["add_along", "offsets_in_steps", "turned"]
+__all__ = ["add_along", "diagonals_of", "offsets_in_steps", "turned"]
 
 # Whole numbers that far from 0 have differences that float64 holds.
 EXACT = 2.0**52
@@ -36,7 +36,8 @@ def offsets_in_steps(query_positions: Tensor, value_positions: Tensor) -> Tensor
     places = [query_positions, value_positions]
     if not all(at.shape[0] for at in places):
         return None
-    if not all(bool(((at == torch.floor(at)) & (at.abs() <= EXACT)).all()) for at in places):  # no nan is
+    # Neither nan nor an infinity is whole here.
+    if not all(bool(((at == torch.floor(at)) & (at.abs() <= EXACT)).all()) for at in places):
         return None
     steps = torch.cat([at[1:] - at[:-1] for at in places])
     if not bool((steps == steps[:1]).all()):
@@ -44,29 +45,38 @@ def offsets_in_steps(query_positions: Tensor, value_positions: Tensor) -> Tensor
     return torch.cat([value_positions[:1] - query_positions.flip(0), value_positions[1:] - query_positions[0]])
 
 
+def diagonals_of(rows: tuple[int, int], N: int, length: int) -> slice:
+    """Which of the diagonals the rows i0 .. i1 - 1 have.
+
+    >>> diagonals_of((0, 2), 3, 5)
+    slice(1, 5, None)
+    """
+    M = length - N + 1
+    return slice(M - rows[1], M - rows[0] + N - 1)
+
+
 def turned(diagonals: Tensor, rows: tuple[int, int], N: int) -> Tensor:
     """A view of the rows i0 .. i1 - 1, the last of them first.
 
-    >>> turned(torch.arange(4.0)[None, :], (0, 2), 3)
-    tensor([[[0., 1., 2.],
-             [1., 2., 3.]]])
+    >>> turned(torch.arange(5.0)[None, :], (0, 2), 3)
+    tensor([[[1., 2., 3.],
+             [2., 3., 4.]]])
     """
-    (i0, i1), (H, length) = rows, diagonals.shape
-    first = diagonals.storage_offset() + (length - N + 1 - i1) * diagonals.stride(1)
-    return diagonals.as_strided((H, i1 - i0, N), (diagonals.stride(0), *diagonals.stride()[1:] * 2), first)
+    part = diagonals[:, diagonals_of(rows, N, diagonals.shape[1])]
+    head, step = part.stride()
+    return part.as_strided((part.shape[0], rows[1] - rows[0], N), (head, step, step))
 
 
-def add_along(diagonals: Tensor, rows: tuple[int, int], d_turned: Tensor) -> None:
-    """Add to each diagonal (H, M + N - 1) what its numbers in ``d_turned`` (H, i1 - i0, N) add up to.
+def add_along(numbers: Tensor) -> Tensor:
+    """The sums (H, rows + N - 1) along the diagonals of turned rows (H, rows, N), in float64.
 
-    >>> sums = torch.zeros(1, 4)
-    >>> add_along(sums, (0, 2), torch.ones(1, 2, 3))
-    >>> sums
-    tensor([[1., 2., 2., 1.]])
+    >>> add_along(torch.ones(1, 2, 3))
+    tensor([[1., 2., 2., 1.]], dtype=torch.float64)
     """
-    H, many, N = d_turned.shape
-    width = many + N - 1
-    # Each row one number longer than in what it is read as: row r then begins r numbers later.
-    skewed = pad(d_turned, (0, many)).reshape(H, many * (width + 1))[:, : many * width].reshape(H, many, width)
-    first = diagonals.shape[1] - N + 1 - rows[1]
-    diagonals[:, first : first + width] += skewed.sum(1, dtype=diagonals.dtype)
+    # Row r and column j are on diagonal r + j, and so are column r and row j.
+    numbers = numbers if numbers.shape[1] <= numbers.shape[2] else numbers.mT
+    H, rows, columns = numbers.shape
+    width = rows + columns - 1
+    # Rows of width + 1 numbers, read as rows of width: each begins one column after the row before.
+    padded = pad(numbers, (0, rows)).reshape(H, rows * (width + 1))
+    return padded[:, : rows * width].reshape(H, rows, width).sum(1, dtype=torch.float64)

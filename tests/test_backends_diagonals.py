@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import ia_core
-from ia_core import OffsetMLP, PositionBias
-from ia_core.backends import _torch_lines, indirect_attention, use_backend
+from ia_core import LinearOffset, OffsetMLP, PiecewiseLinear, PositionBias
+from ia_core.backends import _torch_diagonals, _torch_line_tiles, indirect_attention, use_backend
 
 H, D = 4, 8
 
@@ -50,10 +50,10 @@ def never_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("a bias that is a view was filled in")
 
-    monkeypatch.setattr(_torch_lines, "_filled", refuse)
+    monkeypatch.setattr(_torch_line_tiles, "_filled", refuse)
     for name in ("SCORES_PER_TILE", "SCORES_BACKWARD"):  # several tiles, the last ones smaller
-        monkeypatch.setattr(_torch_lines, name, 2**13)
-    monkeypatch.setattr(_torch_lines, "ROWS_OF_A_VIEW", 48)
+        monkeypatch.setattr(_torch_line_tiles, name, 2**13)
+    monkeypatch.setattr(_torch_line_tiles, "ROWS_OF_A_VIEW", 48)
 
 
 STEPS = [
@@ -64,6 +64,7 @@ STEPS = [
     pytest.param(torch.zeros(20, dtype=torch.int32), torch.full((30,), 4, dtype=torch.int32), id="steps of 0"),
     pytest.param(torch.tensor([3]), torch.arange(0, 60, 2), id="one query"),
     pytest.param(torch.arange(60), torch.tensor([3]), id="one value"),
+    pytest.param(torch.arange(400), torch.arange(3), id="few values"),
     pytest.param(torch.tensor([3]), torch.tensor([-2]), id="one of both"),
     pytest.param(torch.arange(50.0).double(), torch.arange(60.0).double(), id="floats that are whole"),
     pytest.param(torch.arange(40).repeat(2, 1), torch.arange(60) + torch.tensor([[0], [9]]), id="each its own"),
@@ -98,21 +99,80 @@ def test_others_are_filled_in(queries: Any, values: Any, monkeypatch: pytest.Mon
     def refuse(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("no view")
 
-    monkeypatch.setattr(_torch_lines, "_along_diagonals", refuse)
+    monkeypatch.setattr(_torch_line_tiles, "_turned", refuse)
     agree(call_of(40, 60, 2, B=2), [queries, values])
 
 
-def test_gradients_of_whole_positions_need_the_offsets_one_by_one() -> None:
-    for place in (0, 1):
-        places = [torch.arange(40).double(), torch.arange(60).double()]
+@pytest.mark.usefixtures("never_filled")
+@pytest.mark.parametrize("moving", [(0,), (1,), (0, 1)])
+def test_whole_positions_have_gradients(moving: tuple[int, ...]) -> None:
+    places = [torch.arange(200).double(), torch.arange(150).double()]
+    for place in moving:
         places[place].requires_grad_()
-        agree(call_of(40, 60, 2, B=2), places)
+    agree(call_of(200, 150, 2, B=2), places)
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_forward_and_backward_are_one_function_far_from_0(moves: bool) -> None:
+    """A jump just above 0: beside positions of 2^40 a float64 holds it, but not their sum."""
+    numbers = [[1e-4], [[0.0], [0.0], [0.0]], [[0.0], [5.0], [5.0]]]
+    jump = PiecewiseLinear(*(torch.tensor(each, dtype=torch.float64) for each in numbers))
+    arrays = [array[:, :1] for array in call_of(30, 30, 4, B=1)[:3]]
+    places = [2.0**40 + torch.arange(30).double() for _ in range(2)]
+    places[0].requires_grad_(moves)
+    found = []
+    for function, path in ((indirect_attention, "torch-lines"), (ia_core.indirect_attention, "reference")):
+        with use_backend(path):
+            output = function(*arrays, bias=PositionBias(jump, *places))
+        found.append([output, *torch.autograd.grad(output.sum(), arrays)])
+    for got, want in zip(*found, strict=True):
+        assert (got - want).abs().max() <= 1e-13
+
+
+def test_few_values_take_no_more_than_their_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Along diagonals of 1024 rows and 2 values: rows padded by 1024 would be 500 times as many numbers."""
+    largest = 0
+    own = torch.nn.functional.pad
+
+    def padded(array: Any, by: Any) -> Any:
+        nonlocal largest
+        found = own(array, by)
+        largest = max(largest, found.numel())
+        return found
+
+    monkeypatch.setattr(_torch_diagonals, "pad", padded)
+    agree(call_of(1024, 2, 4, B=1), [torch.arange(1024), torch.arange(2)])
+    assert 0 < largest <= 2 * 1024 * H * 2
+
+
+def test_no_heads() -> None:
+    nothing = torch.zeros(2, 0, 3, 4, requires_grad=True)
+    bias = PositionBias(LinearOffset(torch.zeros(0)), torch.arange(3), torch.arange(3))
+    with use_backend("torch-lines"):
+        output = indirect_attention(nothing, nothing, nothing, bias=bias)
+    (gradient,) = torch.autograd.grad(output.sum(), nothing)
+    assert output.shape == gradient.shape == (2, 0, 3, 4)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_the_fused_kernel_takes_every_layout(which: int) -> None:
+    """What PyTorch has beside it would hold all scores: here 2048 x 2048 of 4 heads."""
+    arrays = [torch.randn(1, H, 2048, D) for _ in range(3)]
+    arrays[which] = torch.randn(1, H, D, 2048).mT
+    bias = PositionBias(LinearOffset(torch.rand(H)), torch.arange(2048), torch.arange(2048))
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with use_backend("torch-lines"), torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        indirect_attention(*arrays, bias=bias)
+    called = {event.key for event in profile.key_averages()}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" in called
+    assert "aten::_scaled_dot_product_attention_math" not in called
 
 
 def test_nothing_is_held_of_a_view() -> None:
     """Without a mask: 2048 x 2048 scores of 4 heads would be 64 MiB, and a tile of them 8."""
     places = [torch.arange(2048)[None].double() for _ in range(2)]
     numbers = torch.zeros(1, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), *torch.zeros(2, H, 3)
-    tiles = list(_torch_lines._tiles(_torch_lines._Lines(*numbers), places, None, backward=False, move=False))
+    lines = _torch_line_tiles.Lines(*numbers)
+    tiles = list(_torch_line_tiles.tiles_of(lines, places, None, backward=False))
     assert [tile.bias.shape for tile in tiles] == [(H, 2048, 2048)]
     assert tiles[0].bias.untyped_storage().nbytes() == 4 * 2 * H * 4095  # the bias and its slopes

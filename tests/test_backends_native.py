@@ -21,7 +21,7 @@ from .test_backends_bounds import LIBRARIES, Case, check, needs_native
 from .test_backends_rules import cases, run
 
 torch = pytest.importorskip("torch")
-from ia_core.backends import _torch_lines  # noqa: E402
+from ia_core.backends import _torch_line_tiles  # noqa: E402
 
 # Both take a position bias in PyTorch, and recompute it for the gradient.
 filled = pytest.mark.parametrize("path", [pytest.param("torch-native", marks=needs_native), "torch-lines"])
@@ -336,9 +336,9 @@ def test_the_library_is_compiled_once_and_left_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("places", ["of each element", "of all elements"])
 def test_tiles_of_few_rows_and_heads(places: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the path without a compiler does at sizes of which a test would take long."""
-    monkeypatch.setattr(_torch_lines, "LEAST_ROWS", 8)
-    monkeypatch.setattr(_torch_lines, "SCORES_PER_TILE", 1000)
-    monkeypatch.setattr(_torch_lines, "OFFSETS", 200)
+    monkeypatch.setattr(_torch_line_tiles, "LEAST_ROWS", 8)
+    monkeypatch.setattr(_torch_line_tiles, "SCORES_PER_TILE", 1000)
+    monkeypatch.setattr(_torch_line_tiles, "OFFSETS", 200)
     arrays, leaves = call_of(37, 40, H=4, Hk=2, B=3)
     if places == "of all elements":
         leaves[4] = leaves[4][0].detach().requires_grad_()

@@ -47,6 +47,7 @@ FRAMEWORK_FILES = {
     "_torch": {"torch"},
     "_torch_flex": {"torch"},
     "_torch_diagonals": {"torch"},
+    "_torch_line_tiles": {"torch"},
     "_torch_lines": {"torch"},
     "_torch_mesh": {"torch"},
     "_torch_native": {"torch"},
