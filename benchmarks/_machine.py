@@ -13,6 +13,7 @@ from typing import Any
 
 __all__ = ["environment", "interleaved", "peak_mib"]
 
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # the widest first
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -22,6 +23,8 @@ def environment(libraries: Iterable[str]) -> dict[str, str]:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+        flags = next((line for line in lines if line.startswith("flags")), "").split()
+        model += next((f" with {name}" for flag, name in VECTORS.items() if flag in flags), "")
     facts = {"processor": f"{model}, {os.cpu_count()} logical", "python": platform.python_version()}
     return facts | {name: importlib.metadata.version(name) for name in libraries if name != "cupy"}
 

@@ -11,12 +11,14 @@ from ia_core.conformance._files import write_whole
 __all__ = ["report"]
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACE, FIGURE = ROOT / "docs/generated/performance.md", ROOT / "docs/_static/performance.svg"
+FIGURE = ROOT / "docs/_static/performance.svg"
 NAMES = ("matrix", "ours", "uncompiled", "composition", "flex")
 Record = dict[str, Any]
 
 
-def report(record: Record) -> int:
+def report(record: Record, stem: str) -> int:
+    """The table of a file attention_times*.json, and the figure of the one without more to its name."""
+    suffix = stem.removeprefix("attention_times")
     lines = ["% Written by benchmarks/bench_attention.py.", ""]
     some = list(record["comparisons"].values())
     days = "/".join(sorted({one["date"] for one in some}))
@@ -28,8 +30,9 @@ def report(record: Record) -> int:
     for library in dict.fromkeys(one["library"] for one in some):
         lines += _table([one for one in some if one["library"] == library and not one["alone"]], library)
         lines += _memory([one for one in some if one["library"] == library and one["alone"]], library)
-    write_whole(PLACE, "\n".join(lines) + "\n")
-    _draw([one for one in some if not one["alone"] and one["library"] == "torch"])
+    write_whole(ROOT / f"docs/generated/performance{suffix}.md", "\n".join(lines) + "\n")
+    if not suffix:
+        _draw([one for one in some if not one["alone"] and one["library"] == "torch"])
     return 0
 
 
@@ -78,14 +81,10 @@ def _memory(some: list[Record], library: str) -> list[str]:
         numbers = at["n"] * at["width"] * at["heads"]
         results = 3 * numbers if at["gradients"] else numbers
         what = "forward and backward" if at["gradients"] else "forward"
-        found = []
-        for name, each in one["contenders"].items():
-            peak = each.get("peak_mib")
-            more = (
-                f"failed, {each.get('failed', 'failed')}" if peak is None else f"{peak - results * 4 / 2**20:.0f} MiB"
-            )
-            found.append(f"{name} {more}")
-        lines.append(f"- {library}, {what}, M = N = {at['n']}, memory beyond the results: {', '.join(found)}.")
+        peaks = {name: each.get("peak_mib") for name, each in one["contenders"].items()}
+        found = [f"{name} {'failed' if peak is None else f'{peak:.0f} MiB'}" for name, peak in peaks.items()]
+        size = f"M = N = {at['n']}, whose results are {results * 4 / 2**20:.0f} MiB"
+        lines.append(f"- {library}, {what}, {size}: {', '.join(found)}.")
     return [*lines, ""] if lines else []
 
 

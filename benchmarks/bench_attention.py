@@ -12,7 +12,7 @@ that changes, at least 7 rounds. The record has ratios of medians, to attention 
 of the ratios within a round. A contender whose second call takes more than ``--most`` seconds, or that fails, is left
 out, and the record says so. Memory is that of one more process for each contender. What is found is written after each
 comparison; one that FILE has from the same machine and versions is not made again. ``report`` writes
-docs/generated/performance.md and the figure.
+docs/generated/performance.md and the figure; of another attention_times*.json a table named likewise.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def main() -> int:
     if options.what == "run" and options.rounds < 7:
         parser.error("fewer than 7 rounds say nothing about the spread")
     if options.what == "report":
-        return report(json.loads(options.out.read_text(encoding="utf-8")))
+        return report(json.loads(options.out.read_text(encoding="utf-8")), options.out.stem)
     return run_all(options) if options.what == "run" else run_one(options)
 
 
