@@ -70,6 +70,7 @@ test-slow: .venv/dev.stamp
 
 # The kernels for NVIDIA's GPUs in Triton's interpreter; some minutes. Triton lies apart, because PyTorch would use it.
 kernels-test: .venv/dev.stamp build/triton-site/stamp
+	@PYTHONPATH=build/triton-site $(BIN)/python -c 'import triton'  # without it the tests skip
 	PYTHONPATH=build/triton-site OMP_NUM_THREADS=1 $(BIN)/pytest -m slow $(TRITON_TESTS)
 
 build/triton-site/stamp: Makefile

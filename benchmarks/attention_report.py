@@ -81,8 +81,10 @@ def _memory(some: list[Record], library: str) -> list[str]:
         numbers = at["n"] * at["width"] * at["heads"]
         results = 3 * numbers if at["gradients"] else numbers
         what = "forward and backward" if at["gradients"] else "forward"
-        peaks = {name: each.get("peak_mib") for name, each in one["contenders"].items()}
-        found = [f"{name} {'failed' if peak is None else f'{peak:.0f} MiB'}" for name, peak in peaks.items()]
+        found = [
+            f"{name} " + (f"{each['peak_mib']:.0f} MiB" if "peak_mib" in each else f"failed, {each['failed']}")
+            for name, each in one["contenders"].items()
+        ]
         size = f"M = N = {at['n']}, whose results are {results * 4 / 2**20:.0f} MiB"
         lines.append(f"- {library}, {what}, {size}: {', '.join(found)}.")
     return [*lines, ""] if lines else []

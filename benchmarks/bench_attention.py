@@ -47,7 +47,9 @@ CALLS = 300  # of 16 by 16 scores, for each number of the dispatch
 
 
 class Comparison(NamedTuple):
-    """One library, a setting and a number of threads; ``alone`` measures the memory of ours, and nothing else."""
+    """One library, a setting and a number of threads; ``alone`` measures the memory of ours, with the kernel in C and
+    without, and nothing else.
+    """
 
     library: str
     setting: Setting
